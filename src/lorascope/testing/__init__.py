@@ -1,0 +1,1 @@
+"""Checks that other implementations of lorascope's interfaces can run on themselves."""

@@ -13,6 +13,7 @@ from lorascope.figures.layers import (
 from lorascope.figures.runs import (
     LossCurvesInfo,
     MetricAgainstRankInfo,
+    RankSeries,
     loss_curves_info,
     metric_against_rank_info,
     plot_loss_curves,
@@ -24,6 +25,7 @@ __all__ = [
     "LayerHeatmapInfo",
     "LossCurvesInfo",
     "MetricAgainstRankInfo",
+    "RankSeries",
     "depth_profile_info",
     "layer_heatmap_info",
     "loss_curves_info",

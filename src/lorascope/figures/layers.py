@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import plotly.graph_objects as go
 
 from lorascope.core.errors import InputError
 from lorascope.figures.numbers import number
-from lorascope.figures.style import DASHES, INK, LINES, MARKS, SCALE, base_layout, label_of
+from lorascope.figures.style import DASHES, LINES, MARKS, SCALE, base_layout, label_of, safe
 
 NO_LAYER = "other"
 
@@ -36,6 +37,12 @@ class LayerHeatmapInfo:
     projections: tuple[str, ...]
     values: tuple[tuple[float | None, ...], ...]
     components: tuple[tuple[int, ...], ...]
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether colours are better read on a logarithmic scale: all positive, and the largest over 30 medians."""
+        cells = [value for row in self.values for value in row if value is not None]
+        return min(cells) > 0 and max(cells) > 30 * float(np.median(cells))
 
     @property
     def extremes(self) -> tuple[tuple[str, str, float], tuple[str, str, float]]:
@@ -116,20 +123,37 @@ def layer_heatmap_info(records: Sequence[Mapping[str, Any]], metric: str = "miub
 
 def plot_layer_heatmap(info: LayerHeatmapInfo) -> go.Figure:
     """Draw a heat map with the input layer at the top; cells without a component stay empty."""
+    log = info.logarithmic
+    colorbar: dict[str, Any] = {
+        "title": {"text": safe(info.label), "side": "top"},
+        "orientation": "h",
+        "thickness": 10,
+        "outlinewidth": 0,
+        "x": 0,
+        "xanchor": "left",
+        "y": 1,
+        "yanchor": "bottom",
+        "ypad": 12,
+    }
+    if log:
+        (_, _, low), (_, _, high) = info.extremes
+        ticks = list(range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1))
+        colorbar |= {"tickvals": ticks, "ticktext": [f"{10.0**tick:g}" for tick in ticks]}
     heat = go.Heatmap(
-        z=[list(row) for row in info.values],
-        x=list(info.projections),
+        z=[[math.log10(value) if log and value is not None else value for value in row] for row in info.values],
+        customdata=[list(row) for row in info.values],
+        x=[safe(name) for name in info.projections],
         y=list(info.layers),
         colorscale=SCALE,
         xgap=2,
         ygap=2,
         hoverongaps=False,
-        hovertemplate="layer %{y}, %{x}: %{z:.4g}<extra></extra>",
-        colorbar={"title": {"text": info.label, "side": "right"}, "thickness": 12, "outlinewidth": 0},
+        hovertemplate="layer %{y}, %{x}: %{customdata:.4g}<extra></extra>",
+        colorbar=colorbar,
     )
-    layout = base_layout(height=90 + max(130, 17 * len(info.layers)))
+    layout = base_layout(height=190 + 18 * len(info.layers))
     layout.xaxis.update(type="category", showgrid=False, side="bottom")
-    layout.yaxis.update(type="category", showgrid=False, autorange="reversed", title={"text": "layer"})
+    layout.yaxis.update(type="category", showgrid=False, autorange="reversed", title={"text": "layer"}, nticks=40)
     return go.Figure(heat, layout)
 
 
@@ -166,11 +190,11 @@ def plot_depth_profile(info: DepthProfileInfo) -> go.Figure:
         figure.add_scatter(
             x=list(layers),
             y=list(values),
-            name=name,
+            name=safe(name),
             mode="lines+markers",
             line={"color": LINES[index % len(LINES)], "dash": DASHES[index // len(LINES) % len(DASHES)], "width": 2},
             marker={"symbol": MARKS[index % len(MARKS)], "size": 6},
         )
-    figure.update_xaxes(title={"text": "layer", "font": {"color": INK}})
-    figure.update_yaxes(title={"text": info.label}, rangemode="tozero")
+    figure.update_xaxes(title={"text": "layer"})
+    figure.update_yaxes(title={"text": safe(info.label)}, rangemode="tozero")
     return figure

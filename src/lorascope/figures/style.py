@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import plotly.graph_objects as go
@@ -18,18 +19,24 @@ SCALE = [[0.0, "#dfeaee"], [0.25, "#a3c8d4"], [0.5, "#5f9db4"], [0.75, "#2f6f8f"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
+def safe(text: object) -> str:
+    """Text for a figure: plotly reads some HTML in labels, so that given names are escaped."""
+    return html.escape(str(text), quote=False)
+
+
 def label_of(metric: str) -> str:
-    """The metric's label with its unit; an unknown name as it is."""
+    """The metric's label, with its unit if that is nats; an unknown name as it is."""
     known = METRICS.get(metric)
     if known is None:
         return metric
-    return known.label if known.unit in ("ratio", "rank", "perplexity") else f"{known.label} ({known.unit})"
+    return known.label if known.unit != "nats" else f"{known.label} ({known.unit})"
 
 
 def base_layout(**changes: Any) -> go.Layout:
     """A layout with transparent background and neutral ink, with changes on top."""
     axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "ticks": "", "automargin": True}
     layout = go.Layout(
+        template="none",
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": FONT, "size": 13, "color": INK},

@@ -1,3 +1,62 @@
-"""lorascope: see what a LoRA adapter learned."""
+"""lorascope: see what a LoRA adapter learned.
+
+The names below are loaded when they are first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lorascope.adapters import attach_adapter
+    from lorascope.core.errors import LorascopeError
+    from lorascope.measuring import measure
+    from lorascope.report import write_report
+    from lorascope.results import AdapterMeasurement, RunRecord, RunStore
+    from lorascope.tasks import evaluate_task, load_model_and_tokenizer, load_task
+    from lorascope.training import InformationCallback, RunSpec, run
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "AdapterMeasurement": "lorascope.results",
+    "InformationCallback": "lorascope.training",
+    "LorascopeError": "lorascope.core.errors",
+    "RunRecord": "lorascope.results",
+    "RunSpec": "lorascope.training",
+    "RunStore": "lorascope.results",
+    "attach_adapter": "lorascope.adapters",
+    "evaluate_task": "lorascope.tasks",
+    "load_model_and_tokenizer": "lorascope.tasks",
+    "load_task": "lorascope.tasks",
+    "measure": "lorascope.measuring",
+    "run": "lorascope.training",
+    "write_report": "lorascope.report",
+}
+
+__all__ = [
+    "AdapterMeasurement",
+    "InformationCallback",
+    "LorascopeError",
+    "RunRecord",
+    "RunSpec",
+    "RunStore",
+    "attach_adapter",
+    "evaluate_task",
+    "load_model_and_tokenizer",
+    "load_task",
+    "measure",
+    "run",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'lorascope' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

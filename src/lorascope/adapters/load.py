@@ -1,0 +1,140 @@
+"""Reading an adapter from disk, with an answer for everything that can be wrong with it."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import PreTrainedModel
+
+from lorascope.adapters.checks import fingerprint
+from lorascope.core.errors import AdapterError, DataError
+from lorascope.core.files import read_json
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+RECORD_FILE = "lorascope.json"
+
+
+def read_adapter_config(adapter: str | Path) -> LoraConfig:
+    """Read what kind of adapter a folder (or hub id) holds.
+
+    Args:
+        adapter: Folder with ``adapter_config.json`` and ``adapter_model.safetensors``, or a hub id ``owner/name``.
+
+    Returns:
+        PEFT's configuration; ``base_model_name_or_path`` names the base model.
+
+    Raises:
+        AdapterError: Nothing is there, it is a full (perhaps merged) model, its weights are a pickle, or it is another
+            kind of adapter.
+    """
+    folder = Path(adapter)
+    if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(adapter)):
+        _check_folder(folder)
+    try:
+        config = PeftConfig.from_pretrained(str(adapter))
+    except Exception as error:
+        # PEFT, the hub and JSON raise a dozen unrelated classes here; every one means the same to the user.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise AdapterError(f"no usable adapter at '{adapter}' ({reason}): give a LoRA adapter saved by PEFT") from error
+    if not isinstance(config, LoraConfig):
+        kind = getattr(config.peft_type, "value", config.peft_type)
+        raise AdapterError(f"'{adapter}' is a {kind} adapter: lorascope measures LoRA adapters (peft_type LORA)")
+    return config
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.exists():
+        raise AdapterError(f"no adapter at '{folder}': give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
+    if not folder.is_dir():
+        raise AdapterError(f"'{folder}' is a file: give the folder that holds {CONFIG_FILE}")
+    if not (folder / CONFIG_FILE).is_file():
+        if (folder / "config.json").is_file():
+            raise AdapterError(
+                f"'{folder}' holds a full model, not an adapter (merged?): give the adapter as saved before "
+                "merge_and_unload()"
+            )
+        nested = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
+        hint = f"; did you mean '{folder / nested[0]}'?" if nested else ""
+        raise AdapterError(f"no {CONFIG_FILE} in '{folder}': it is no PEFT adapter{hint}")
+    try:
+        config = read_json(folder / CONFIG_FILE)
+    except DataError as error:
+        raise AdapterError(str(error)) from error
+    if not isinstance(config, Mapping) or "peft_type" not in config:
+        raise AdapterError(f"'{folder / CONFIG_FILE}' names no peft_type: it was not written by PEFT")
+    weights = folder / WEIGHTS_FILE
+    if not weights.is_file():
+        if (folder / "adapter_model.bin").is_file():
+            raise AdapterError(
+                f"'{folder}' has its weights in adapter_model.bin, a pickle, which is not opened: load it with PEFT where "
+                "you trust it and save it again (save_pretrained writes safetensors)"
+            )
+        raise AdapterError(f"no {WEIGHTS_FILE} in '{folder}': the adapter was not saved completely")
+    _check_weights(weights)
+
+
+def _check_weights(path: Path) -> None:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
+                tensor = file.get_tensor(key)
+                if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                    raise AdapterError(f"'{path}' holds NaN or infinity in '{key}': that training run failed; use another")
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"'{path}' is interrupted or not safetensors ({error}): copy or save it again") from error
+
+
+def attach_adapter(
+    model: PreTrainedModel, adapter: str | Path, *, name: str = "default", any_base: bool = False
+) -> PeftModel:
+    """Put a saved LoRA adapter on its base model.
+
+    Args:
+        model: The base model, already loaded.
+        adapter: Folder or hub id.
+        name: Name of the adapter in the model.
+        any_base: Measure even if the adapter records another base model's fingerprint.
+
+    Returns:
+        A `PeftModel` in evaluation mode.
+
+    Raises:
+        AdapterError: As `read_adapter_config`; or the adapter does not fit this base model.
+    """
+    config = read_adapter_config(adapter)
+    given = getattr(model.config, "_name_or_path", "") or type(model).__name__
+    wrong = (
+        f"adapter '{adapter}' does not fit base model '{given}' "
+        f"(it was trained on '{config.base_model_name_or_path}'): pass that one with --model"
+    )
+    record = Path(adapter) / RECORD_FILE
+    quantised = getattr(model.config, "quantization_config", None) is not None
+    if record.is_file() and not any_base and not quantised:
+        expected = read_json(record).get("base_fingerprint")
+        if expected is not None and expected != fingerprint(model):
+            raise AdapterError(wrong + ", or --any-base to measure it on this one all the same")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            peft_model = PeftModel.from_pretrained(model, str(adapter), adapter_name=name)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        detail = str(error).strip().splitlines()
+        raise AdapterError(f"{wrong} [{(detail[1] if len(detail) > 1 else detail[0]).strip()[:160]}]") from error
+    missing = [str(w.message) for w in caught if "missing adapter keys" in str(w.message)]
+    if missing:
+        raise AdapterError(f"{wrong} [the file lacks weights for some layers of this model]")
+    return peft_model.eval()
+
+
+def adapter_record(base: nn.Module, **facts: Any) -> dict[str, Any]:
+    """What lorascope writes beside an adapter it trained: the base model's fingerprint and further facts."""
+    return {"schema_version": 1, "base_fingerprint": fingerprint(base), **facts}

@@ -1,0 +1,279 @@
+"""`measure`: one call from an adapted model and data to information per layer."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import operator
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from lorascope.adapters import Capture, Component, active_adapter, fingerprint, other_trained_modules
+from lorascope.core.errors import InputError, ModelError
+from lorascope.core.metrics import METRICS, resolve_groups
+from lorascope.core.provenance import collect
+from lorascope.measuring.batches import make_batches
+from lorascope.measuring.losses import Losses
+from lorascope.measuring.selection import REDUCTIONS, Reduction, Selection, Tokens, select_tokens
+from lorascope.measuring.state import LayerState, Options
+from lorascope.results import AdapterMeasurement
+
+DEFAULT_METRICS = ("miub_js", "update_ratio", "spectrum", "ce", "ppl", "accuracy")
+
+
+def measure(
+    model: nn.Module,
+    data: Any,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    metrics: Sequence[str] | str = DEFAULT_METRICS,
+    variant: Literal["local", "base"] = "local",
+    tokens: Tokens = "all",
+    reduction: Reduction = "mean",
+    components: Literal["sum", "none"] = "sum",
+    adapter: str | None = None,
+    batch_size: int = 8,
+    split: str = "test",
+    limit: int | None = None,
+    max_length: int | None = None,
+    overlong: Literal["error", "drop", "truncate"] = "error",
+    pad_token: str | None = None,
+    joint_dim: int = 2048,
+    moment_dim: int = 256,
+    noise: float = 0.01,
+    seed: int = 0,
+    progress: bool = True,
+) -> AdapterMeasurement:
+    """Measure what a LoRA adapter does to each layer it adapts.
+
+    For every adapted layer and every token that counts, the frozen output o and the adapted output l become
+    distributions over features, p = softmax(o) and q = softmax(l). From them:
+
+    - ``miub_js``: the paper's Eq. 9, JS(p || q), averaged over tokens, summed over layers;
+    - ``mi_joint``: mutual information of feature indices I ~ p, J ~ q, whose joint distribution is the mean over tokens
+      of p q^T, with the paper's bound as printed (``miub_joint``) and the two valid ones;
+    - ``mi_gaussian``, ``cka``, ``matrix_entropy``, ``update_ratio`` and the spectrum of the update;
+    - ``ce``, ``ppl``, ``accuracy`` from the same pass, where there are labels.
+
+    The formulas stand in `lorascope.information`. Under ``accelerate launch`` each process takes every n-th batch and all
+    get the same result; pass the same data everywhere. The model is left as it was: mode, gradients, active adapter.
+
+    Args:
+        model: A PEFT model (or any model with LoRA layers): causal LM, classifier of sequences or images.
+        data: A DataLoader or list of batches; features, rows or strings (with ``tokenizer``); or a `lorascope.tasks.Task`.
+        tokenizer: For rows, strings and tasks, and to pad features.
+        metrics: Names from `lorascope.core.METRICS` (or their groups), or ``"all"``.
+        variant: ``local``: one pass, frozen outputs on the stream that adapters upstream changed. ``base``: two passes,
+            against the model with adapters switched off.
+        tokens: Which tokens count: ``all`` but padding, ``prompt``, ``completion`` (by labels), ``last`` of each row.
+        reduction: Of ``miub_js`` over tokens: ``mean`` of all tokens; ``sum`` over a sample's tokens, mean over samples;
+            ``sample_mean``: mean over a sample's tokens, mean over samples.
+        components: ``sum`` gives totals over layers, ``none`` leaves per-layer metrics to ``layers``.
+        adapter: Name of the adapter to activate for the measurement; default: those that are active.
+        batch_size: Samples in a batch, where batches are made here.
+        split: Split of a task.
+        limit: Number of samples at most, where batches are made here.
+        max_length: Longest sample in tokens; default: the model's context.
+        overlong: ``error``, ``drop`` or ``truncate`` longer samples; counted in ``counts``.
+        pad_token: Token to pad with if the tokenizer has none (``"eos"`` for its end-of-text token).
+        joint_dim: Wider layers have their features lumped into that many random groups before the joint distribution is
+            formed (``joint_groups`` in the record). Lumping can only lower the information. Cost: 4 joint_dim^2 bytes a layer.
+        moment_dim: Wider layers are projected to that many random directions before covariances are formed.
+        noise: Noise variance of the Gaussian channel, as a share of the frozen features' mean variance.
+        seed: Of the random partitions and projections.
+        progress: Show a bar.
+
+    Returns:
+        ``totals``, ``layers``, ``counts``, ``settings``, ``warnings`` and ``provenance``; information in nats.
+
+    Raises:
+        InputError: A name or value is wrong, or there is no data.
+        AdapterError: No active LoRA layer, or a merged one.
+        ModelError: The model gives NaN.
+
+    Example:
+        >>> result = measure(peft_model, loader)                      # doctest: +SKIP
+        >>> result.totals["miub_js"], result.table()                  # doctest: +SKIP
+
+    References:
+        arXiv 2501.03152 (Eq. 9, Theorem 3); arXiv 2401.17139 (matrix entropy).
+    """
+    groups = resolve_groups(metrics)
+    _check_choices(variant, reduction, components, noise, joint_dim, moment_dim)
+    options = Options(groups, reduction, joint_dim, moment_dim, noise, seed)
+    batches, counts = make_batches(
+        data,
+        tokenizer=tokenizer,
+        batch_size=batch_size,
+        pad_token=pad_token,
+        split=split,
+        limit=limit,
+        max_length=max_length if max_length is not None else _context(model),
+        overlong=overlong,
+    )
+    device = next(model.parameters()).device
+    with active_adapter(model, adapter), _evaluation_mode(model):
+        states, losses, samples, token_count = _run(model, batches, options, variant, tokens, device, progress)
+        records = [state.record(samples) for state in states]
+        notes = _warnings(model, states, records, counts)
+        base = getattr(model, "get_base_model", lambda: model)()
+        provenance = collect(
+            seed=seed,
+            extra={
+                "model": str(getattr(base.config, "_name_or_path", "") or type(base).__name__),
+                "model_class": type(base).__name__,
+                "base_fingerprint": fingerprint(model),
+            },
+        )
+    totals = _totals(records) if components == "sum" else {}
+    totals |= losses.totals(groups)
+    settings = {
+        "metrics": list(groups),
+        "variant": variant,
+        "tokens": tokens,
+        "reduction": reduction,
+        "components": components,
+        "joint_dim": joint_dim,
+        "moment_dim": moment_dim,
+        "noise": noise,
+        "adapter": records[0]["adapter"],
+        "seed": seed,
+    }
+    counts = {"samples": samples, "tokens": token_count, "components": len(records), **counts}
+    return AdapterMeasurement(
+        totals=totals, layers=records, counts=counts, settings=settings, warnings=notes, provenance=provenance
+    )
+
+
+def _check_choices(
+    variant: str, reduction: str, components: str, noise: float, joint_dim: int, moment_dim: int
+) -> None:
+    for name, value, known in (
+        ("variant", variant, ("local", "base")),
+        ("reduction", reduction, REDUCTIONS),
+        ("components", components, ("sum", "none")),
+    ):
+        if value not in known:
+            raise InputError(f"{name}={value!r}: choose from {', '.join(known)}")
+    if not noise > 0:
+        raise InputError(f"noise={noise}: give a share of the variance above 0, such as 0.01")
+    for name, size in (("joint_dim", joint_dim), ("moment_dim", moment_dim)):
+        if size < 2:
+            raise InputError(f"{name}={size}: give at least 2")
+
+
+def _context(model: nn.Module) -> int | None:
+    config = getattr(model, "config", None)
+    length = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    return int(length) if length else None
+
+
+@contextlib.contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _run(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Any]],
+    options: Options,
+    variant: Literal["local", "base"],
+    tokens: Tokens,
+    device: torch.device,
+    progress: bool,
+) -> tuple[list[LayerState], Losses, int, int]:
+    """Pass the data through the model; returns merged states, losses, samples and tokens."""
+    processes = PartialState() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+    rank, world = (processes.process_index, processes.num_processes) if processes else (0, 1)
+    states: dict[str, LayerState] = {}
+    selection: Selection
+
+    def select(component: Component, output: Tensor) -> Tensor:
+        return selection.rows(output, component.name)
+
+    def consume(component: Component, frozen: Tensor, adapted: Tensor) -> None:
+        states[component.name].update(frozen, adapted, selection)
+
+    losses = Losses(model, device)
+    seen = torch.zeros(2, dtype=torch.float64, device=device)
+    with Capture(model, select, consume, variant) as capture:
+        states.update({c.name: LayerState(c, options, device) for c in capture.components})
+        total = operator.length_hint(batches) or None
+        bar = tqdm(batches, total=total, desc="measuring", unit="batch", disable=not progress or rank > 0)
+        for number, batch in enumerate(bar):
+            if number % world != rank:
+                continue
+            inputs = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+            selection = select_tokens(inputs, tokens)
+            # The model's own loss would need the labels only to compute what Losses computes again.
+            outputs = capture.forward({key: value for key, value in inputs.items() if key != "labels"})
+            losses.update(outputs, inputs)
+            seen += torch.tensor([selection.samples, sum(selection.sizes)], dtype=torch.float64, device=device)
+    if processes is not None and world > 1:
+        for state in states.values():
+            state.ensure(state.component.d_out)
+        for tensor in itertools.chain([seen], losses.tensors(), *(state.tensors() for state in states.values())):
+            torch.distributed.all_reduce(tensor)
+    if not seen[0]:
+        raise InputError("no data: the loader gave no batch")
+    found = list(states.values())
+    token_count = int(seen[1]) or int(found[0].rows)
+    return found, losses, int(seen[0]), token_count
+
+
+def _totals(records: list[dict[str, Any]]) -> dict[str, float]:
+    totals: dict[str, float] = {}
+    for metric in METRICS.values():
+        values = [record[metric.name] for record in records if metric.per_layer and metric.name in record]
+        if values:
+            total = float(sum(values))
+            totals[metric.name] = total / len(values) if metric.reduce == "mean" else total
+    broken = [name for name, value in totals.items() if value != value]
+    if broken:
+        where = next(record["name"] for record in records if record.get(broken[0], 0.0) != record.get(broken[0], 0.0))
+        raise ModelError(
+            f"{broken[0]} is NaN from layer '{where}' on: the model's outputs hold NaN or infinity on this data; "
+            "load it in float32 or bfloat16, or check the adapter's weights"
+        )
+    return totals
+
+
+def _warnings(
+    model: nn.Module, states: list[LayerState], records: list[dict[str, Any]], counts: dict[str, int]
+) -> list[str]:
+    notes = []
+    saved = other_trained_modules(model)
+    if saved:
+        shown = ", ".join(saved[:5]) + (" ..." if len(saved) > 5 else "")
+        notes.append(f"{len(saved)} modules are trained whole beside LoRA and are no component of the measurement: {shown}")
+    unused = [record["name"] for record, state in zip(records, states, strict=True) if not float(state.rows)]
+    if unused:
+        notes.append(f"{len(unused)} adapted layers saw no token: {', '.join(unused[:5])}")
+    lumped = [record for record in records if record.get("joint_groups")]
+    if lumped:
+        notes.append(
+            f"the joint distribution of {len(lumped)} layers wider than {lumped[0]['joint_groups']} features was formed over "
+            f"{lumped[0]['joint_groups']} random groups of features: their mi_joint is a lower bound of the full one"
+        )
+    if any(record.get("moment_projection") for record in records):
+        notes.append("cka and mi_gaussian of wide layers were computed in a random projection (moment_dim)")
+    ratios = [record["update_ratio"] for record in records if "update_ratio" in record]
+    if ratios and max(ratios) == 0:
+        notes.append("the adapter changes nothing: every update is exactly zero (untrained, or its weights did not load)")
+    for key, what in (("truncated", "cut to the length limit"), ("dropped", "left out for their length")):
+        if counts.get(key):
+            notes.append(f"{counts[key]} samples were {what}")
+    return notes

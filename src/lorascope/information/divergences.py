@@ -132,7 +132,8 @@ def entropy(p: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
         0.693147
     """
     p = _normalised(p, "p")
-    return torch.special.entr(p).sum(-1).clamp(0.0, math.log(p.shape[-1]))
+    nats: Tensor = torch.special.entr(p).sum(-1)
+    return nats.clamp(0.0, math.log(p.shape[-1]))
 
 
 def kl_divergence(p: Float[Tensor, "*batch d"], q: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:

@@ -103,7 +103,8 @@ def matrix_entropy(x: Float[Tensor, "*batch t d"], mask: Bool[Tensor, "*batch t"
         mask: True for the tokens that count (padding False); all when not given.
 
     Returns:
-        Entropy in nats, float64, shape ``batch``, in [0, ln min(t, d)]; 0 for one token or for equal tokens.
+        Entropy in nats, float64, shape ``batch``, in [0, ln min(t - 1, d)]; 0 for one token or for equal tokens.
+        The reference divides by ln d; divide to compare.
 
     Raises:
         InputError: A state that counts is NaN or infinite.
@@ -129,5 +130,5 @@ def matrix_entropy(x: Float[Tensor, "*batch t d"], mask: Bool[Tensor, "*batch t"
     z = torch.where(used, z / torch.where(used, norm, 1.0), 0.0)
     n = used.sum((-2, -1)).clamp(min=1)[..., None, None]
     gram = (z.mT @ z if z.shape[-1] < z.shape[-2] else z @ z.mT) / n
-    values: Tensor = torch.linalg.eigvalsh(gram)
-    return torch.special.entr(values.clamp(0.0, 1.0)).sum(-1)
+    nats: Tensor = torch.special.entr(torch.linalg.eigvalsh(gram).clamp(0.0, 1.0)).sum(-1)
+    return nats

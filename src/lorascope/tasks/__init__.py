@@ -1,0 +1,29 @@
+"""Tasks: rows, prompts, token ids, and scoring exactly as lm-eval does.
+
+Models are loaded by `lorascope.tasks.embedded`.
+"""
+
+from lorascope.tasks.collate import PaddingCollator, pad_token_id
+from lorascope.tasks.encode import Encoded, encode_task
+from lorascope.tasks.evaluate import Evaluation, evaluate_task
+from lorascope.tasks.prompts import PROMPTS
+from lorascope.tasks.registry import TASKS, load_task
+from lorascope.tasks.rows import ChatRow, ChoiceRow, CompletionRow, Row, Task, TextRow
+
+__all__ = [
+    "PROMPTS",
+    "TASKS",
+    "ChatRow",
+    "ChoiceRow",
+    "CompletionRow",
+    "Encoded",
+    "Evaluation",
+    "PaddingCollator",
+    "Row",
+    "Task",
+    "TextRow",
+    "encode_task",
+    "evaluate_task",
+    "load_task",
+    "pad_token_id",
+]

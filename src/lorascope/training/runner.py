@@ -1,0 +1,304 @@
+"""From a spec to a record: train, measure, evaluate, each stage kept on disk so that nothing is done twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lorascope.adapters import attach_adapter, fingerprint
+from lorascope.core.errors import InputError, OutputError
+from lorascope.core.files import atomic_write_text, read_json, require_empty_dir, write_json
+from lorascope.core.provenance import collect
+from lorascope.core.seeds import preserved_random_state
+from lorascope.core.spec import load_yaml
+from lorascope.measuring import measure
+from lorascope.results import AdapterMeasurement, RunRecord, RunStore
+from lorascope.tasks import (
+    Encoded,
+    PaddingCollator,
+    Task,
+    encode_task,
+    evaluate_task,
+    load_task,
+    pad_token_id,
+)
+from lorascope.tasks.embedded import load_model_and_tokenizer
+from lorascope.training.card import base_model_id, model_card
+from lorascope.training.checkpoints import safetensors_fault
+from lorascope.training.fit import fit
+from lorascope.training.lora import adapted, attach_lora
+from lorascope.training.spec import RunSpec
+from lorascope.training.writing import explain_save_errors, remove_tree
+
+
+def run(
+    spec: RunSpec,
+    out_dir: str | Path,
+    *,
+    model: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    progress: bool = True,
+    resume: bool = True,
+) -> RunRecord:
+    """Train an adapter, measure it and evaluate it; or go on where an earlier call was interrupted.
+
+    The folder holds ``spec.yaml``, ``metrics.jsonl`` (the loss history), ``adapter/`` (plain PEFT, with a model card)
+    and, at the end, ``result.json``, whose presence means done. While the run is under way there are also
+    ``checkpoints/`` and ``stages/``. A done run is returned without work. Rank 0 measures and evaluates the base model
+    through an update that is zero.
+
+    Args:
+        spec: What to do.
+        out_dir: Folder of this run; its last part is the run's name.
+        model: The base model, if it is loaded already; it is given back as it was.
+        tokenizer: Its tokenizer; give both or neither.
+        progress: Whether to show progress bars.
+        resume: False refuses a folder that is not empty.
+
+    Returns:
+        The record that is also in ``result.json``.
+
+    Raises:
+        InputError: The loss diverged, or the spec cannot be used (`AdapterError`, `DataError`, `ModelError`).
+        OutputError: The folder holds another run or foreign files, or the disk is full. Finished stages are kept.
+        KeyboardInterrupt: Ctrl-C was pressed; the same call goes on from there.
+
+    Example:
+        >>> run(RunSpec.from_mapping({"preset": "quick", "rank": 4}), "out/rank-4")  # doctest: +SKIP
+    """
+    if (model is None) != (tokenizer is None):
+        raise InputError("give both model and tokenizer, or neither")
+    folder = Path(out_dir).resolve()
+    store, name = RunStore(folder.parent), folder.name
+    _claim(store, name, spec, resume=resume)
+    if store.is_done(name):
+        record = store.load(name)
+        _tidy(folder)
+        return record
+    with preserved_random_state():
+        if model is None or tokenizer is None:
+            model, tokenizer = load_model_and_tokenizer(spec.model)
+        record = _Run(spec, folder, store, model, tokenizer, progress).finish()
+    _tidy(folder)
+    return record
+
+
+def _claim(store: RunStore, name: str, spec: RunSpec, *, resume: bool) -> None:
+    """Make sure that the folder is ours: empty, or of the same spec."""
+    folder = store.path(name)
+    remedy = "choose another --out, or empty it"
+    asked = json.loads(json.dumps(dataclasses.asdict(spec)))
+    path = folder / "spec.yaml"
+    if not path.is_file():
+        if folder.is_dir() and all(item.name.startswith(".spec.yaml.") for item in folder.iterdir()):
+            remove_tree(folder)  # an earlier call was interrupted while it wrote its very first file
+        require_empty_dir(folder, remedy=remedy)
+        store.write_spec(name, asked)
+        return
+    if not resume:
+        require_empty_dir(folder, remedy=remedy)
+    found = load_yaml(path)
+    different = [key for key in {**asked, **found} if key not in asked or asked[key] != found.get(key)]
+    if different:
+        key = different[0]
+        there, here = found.get(key), asked.get(key)
+        raise OutputError(f"'{folder}' holds another run ({key} is {there!r} there, {here!r} here): {remedy}")
+
+
+def _tidy(folder: Path) -> None:
+    """Delete what only an interrupted run needs."""
+    for name in ("checkpoints", "stages", ".adapter.tmp"):
+        remove_tree(folder / name)
+
+
+class _Run:
+    """One run in progress: where things are, and each stage."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        folder: Path,
+        store: RunStore,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        progress: bool,
+    ) -> None:
+        self.spec = spec
+        self.folder = folder
+        self.store = store
+        self.name = folder.name
+        self.base = model
+        self.tokenizer = tokenizer
+        self.progress = progress
+        self.task = load_task(spec.task, prompt=spec.prompt, seed=spec.seed)
+        self.text = load_task(spec.text_task, seed=spec.seed) if spec.text_task is not None else None
+        self.fingerprint = fingerprint(model)
+        self.pad_id = pad_token_id(tokenizer, spec.pad_token)
+
+    def finish(self) -> RunRecord:
+        """Do every stage that is not done yet, and write the result."""
+        with adapted(self.base, self.adapter) as model:
+            measurement = self.measurement(model)
+            evaluation = self.stage("evaluation", lambda: self.evaluation(model, self.task, self.spec.eval_limit))
+            totals = {**measurement.totals, **evaluation["metrics"]}
+            counts = {**measurement.counts, "questions": int(evaluation["counts"]["samples"])}
+            if self.text is not None:
+                text, limit = self.text, self.spec.text_limit
+                found = self.stage("text", lambda: self.evaluation(model, text, limit))
+                totals["text_ppl"] = found["metrics"]["ppl"]
+        if self.spec.rank > 0:
+            trained = read_json(self.folder / "adapter" / "lorascope.json")["train_counts"]
+            counts.update({f"train_{key}": value for key, value in trained.items()})
+        record = RunRecord(
+            name=self.name,
+            spec=json.loads(json.dumps(dataclasses.asdict(self.spec))),
+            history=self.store.metrics(self.name),
+            correct=evaluation["correct"],
+            totals=totals,
+            layers=measurement.layers,
+            counts=counts,
+            settings=measurement.settings,
+            warnings=measurement.warnings,
+            provenance=collect(
+                seed=self.spec.seed,
+                extra={
+                    "model": self.spec.model,
+                    "base_fingerprint": self.fingerprint,
+                    "data_sha256": dict(self.task.sources),
+                },
+            ),
+        )
+        if self.spec.rank > 0:
+            card = model_card(self.spec, steps=self.steps(), totals=totals)
+            atomic_write_text(self.folder / "adapter" / "README.md", card)
+        self.store.finish(record)
+        return record
+
+    def adapter(self, model: nn.Module) -> PeftModel:
+        """The model with its adapter: zero for rank 0, loaded if it is there, else trained."""
+        if self.spec.rank == 0:
+            return attach_lora(model, self.spec, rank=1)
+        target = self.folder / "adapter"
+        if target.is_dir() and safetensors_fault(target / "adapter_model.safetensors") is None:
+            return attach_adapter(self.base, target)
+        return self.train(model)
+
+    def train(self, model: nn.Module) -> PeftModel:
+        """Train a fresh adapter and save it."""
+        rows = self.encode("train", self.spec.train_limit)
+        peft_model = attach_lora(model, self.spec)
+        try:
+            stop = fit(
+                peft_model,
+                rows.features,
+                PaddingCollator(self.pad_id),
+                self.spec,
+                self.folder / "checkpoints",
+                write=lambda line: self.store.append_metrics(self.name, line),
+                rewind=self.rewind,
+                label=f"{self.name}: training",
+                progress=self.progress,
+            )
+            self.save(peft_model, rows.counts)
+        except BaseException:
+            peft_model.unload()
+            raise
+        if stop:
+            peft_model.unload()
+            raise KeyboardInterrupt
+        return peft_model.eval()
+
+    def save(self, model: PeftModel, counts: dict[str, int]) -> None:
+        """Save the adapter under another name and rename it, so that the folder is whole or not there."""
+        target, work = self.folder / "adapter", self.folder / ".adapter.tmp"
+        remove_tree(work)
+        remove_tree(target)
+        with explain_save_errors(target):
+            model.peft_config["default"].base_model_name_or_path = base_model_id(self.spec)
+            model.save_pretrained(str(work), save_embedding_layers=False)
+            atomic_write_text(work / "README.md", model_card(self.spec, steps=self.steps()))
+            record = {
+                "schema_version": 1,
+                "base_model": self.spec.model,
+                "base_fingerprint": self.fingerprint,
+                "task": self.spec.task,
+                "prompt": self.spec.prompt,
+                "train_counts": counts,
+            }
+            write_json(work / "lorascope.json", record)
+            work.rename(target)
+
+    def measurement(self, model: PeftModel) -> AdapterMeasurement:
+        """Measure the adapter on the test rows, or read what an interrupted run measured."""
+        path = self.folder / "stages" / "measurement.json"
+        if path.is_file():
+            return AdapterMeasurement.load(path)
+        rows = self.encode("test", self.spec.measure_limit)
+        found = measure(
+            model,
+            rows.features,
+            tokenizer=self.tokenizer,
+            metrics=self.spec.metrics,
+            variant=self.spec.variant,
+            tokens=self.spec.tokens,
+            batch_size=self.spec.eval_batch_size,
+            seed=self.spec.seed,
+            progress=self.progress,
+            pad_token=self.spec.pad_token,
+        )
+        cut = {name: rows.counts[name] for name in ("truncated", "dropped") if rows.counts.get(name)}
+        found = dataclasses.replace(found, counts={**found.counts, **cut})
+        found.save(path)
+        return found
+
+    def evaluation(self, model: PeftModel, task: Task, limit: int | None) -> dict[str, Any]:
+        """Score the model on a task's test rows."""
+        found = evaluate_task(
+            model,
+            self.tokenizer,
+            task,
+            limit=limit,
+            batch_size=self.spec.eval_batch_size,
+            overlong=self.spec.overlong,
+            progress=self.progress,
+            pad_token=self.spec.pad_token,
+        )
+        correct = [bool(row["correct"]) for row in found.per_example if "correct" in row]
+        return {"metrics": found.metrics, "counts": found.counts, "correct": correct}
+
+    def stage(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The value of a stage, from disk if an interrupted run computed it."""
+        path = self.folder / "stages" / f"{name}.json"
+        if not path.is_file():
+            write_json(path, compute())
+        value: dict[str, Any] = read_json(path)
+        return value
+
+    def encode(self, split: str, limit: int | None) -> Encoded:
+        """Rows of a split as token ids."""
+        return encode_task(
+            self.task,
+            self.tokenizer,
+            split,
+            limit=limit,
+            max_length=self.spec.max_length,
+            overlong=self.spec.overlong,
+            seed=self.spec.seed,
+        )
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines of the loss history behind the step that training goes on from."""
+        lines = [line for line in self.store.metrics(self.name) if line.get("step", 0) <= step]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        atomic_write_text(self.folder / "metrics.jsonl", text)
+
+    def steps(self) -> int:
+        """Optimiser steps so far, from the loss history."""
+        return max((int(line["step"]) for line in self.store.metrics(self.name)), default=0)

@@ -58,11 +58,20 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma": Architecture(_causal(hf.GemmaConfig(**SMALL, head_dim=8)), 14),
     "gemma2": Architecture(_causal(hf.Gemma2Config(**SMALL, head_dim=8)), 14),
     "gpt2": Architecture(
-        _causal(hf.GPT2Config(vocab_size=64, n_embd=16, n_layer=2, n_head=2, n_positions=64, bos_token_id=1, eos_token_id=2)),
+        _causal(
+            hf.GPT2Config(vocab_size=64, n_embd=16, n_layer=2, n_head=2, n_positions=64, bos_token_id=1, eos_token_id=2)
+        ),
         8,
+        {"target_modules": "all-linear", "fan_in_fan_out": True},
     ),
     "opt": Architecture(
-        _causal(hf.OPTConfig(**{k: v for k, v in SMALL.items() if k not in ("intermediate_size", "num_key_value_heads")}, ffn_dim=24, word_embed_proj_dim=16)),
+        _causal(
+            hf.OPTConfig(
+                **{k: v for k, v in SMALL.items() if k not in ("intermediate_size", "num_key_value_heads")},
+                ffn_dim=24,
+                word_embed_proj_dim=16,
+            )
+        ),
         12,
     ),
     "gpt_neox": Architecture(
@@ -79,7 +88,11 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen2_moe": Architecture(
         _causal(
             hf.Qwen2MoeConfig(
-                **SMALL, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=8, shared_expert_intermediate_size=8
+                **SMALL,
+                num_experts=4,
+                num_experts_per_tok=2,
+                moe_intermediate_size=8,
+                shared_expert_intermediate_size=8,
             )
         ),
         16,
@@ -107,7 +120,9 @@ def randomise(model: torch.nn.Module, scale: float) -> None:
             torch.nn.init.normal_(parameter, std=scale)
 
 
-def batch_for(name: str, *, seed: int = 0, rows: int = 3, length: int = 7, padded: bool = True) -> dict[str, torch.Tensor]:
+def batch_for(
+    name: str, *, seed: int = 0, rows: int = 3, length: int = 7, padded: bool = True
+) -> dict[str, torch.Tensor]:
     """One batch for an architecture; the last row is padded."""
     generator = torch.Generator().manual_seed(seed)
     kind = ARCHITECTURES[name].kind

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,8 @@ def _features_last(component: Component, output: Any) -> Tensor:
 class Capture:
     """Hands frozen and adapted outputs of each LoRA layer to a consumer, layer by layer, while the model runs.
 
-    A PEFT layer computes its frozen output ``W0 x + b`` on the way to the adapted one, so both are there for the taking:
-    one hook inside, one outside, no second product with the factors. This holds for every variant of LoRA (rsLoRA,
+    A PEFT layer computes its frozen output ``W0 x + b`` on the way to the adapted one, so both are there for the
+    taking: one hook inside, one outside, no second product with the factors. This holds for every variant of LoRA (rsLoRA,
     DoRA, several adapters at once), since nothing is assumed about how the layer gets from one to the other.
 
     Variant ``local`` takes one pass: the frozen output is computed on the stream that adapters upstream already
@@ -57,7 +57,7 @@ class Capture:
         self._frozen: dict[str, list[Tensor]] = {}
         self._recording = False
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Capture:
         for component in self.components:
             if self._variant == "local" and not component.whole_module:
                 self._handles.append(component.base.register_forward_hook(self._on_base(component)))

@@ -75,8 +75,8 @@ def _check_folder(folder: Path) -> None:
     if not weights.is_file():
         if (folder / "adapter_model.bin").is_file():
             raise AdapterError(
-                f"'{folder}' has its weights in adapter_model.bin, a pickle, which is not opened: load it with PEFT where "
-                "you trust it and save it again (save_pretrained writes safetensors)"
+                f"'{folder}' has its weights in adapter_model.bin, a pickle, which is not opened: load it with PEFT "
+                "where you trust it and save it again (save_pretrained writes safetensors)"
             )
         raise AdapterError(f"no {WEIGHTS_FILE} in '{folder}': the adapter was not saved completely")
     _check_weights(weights)
@@ -88,7 +88,9 @@ def _check_weights(path: Path) -> None:
             for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
                 tensor = file.get_tensor(key)
                 if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                    raise AdapterError(f"'{path}' holds NaN or infinity in '{key}': that training run failed; use another")
+                    raise AdapterError(
+                        f"'{path}' holds NaN or infinity in '{key}': that training run failed; use another"
+                    )
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"'{path}' is interrupted or not safetensors ({error}): copy or save it again") from error
 

@@ -91,7 +91,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise DataError(f"no file '{path}'") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"'{path}' is not valid JSON ({error}): it may be an interrupted file; make it again") from error
+        raise DataError(
+            f"'{path}' is not valid JSON ({error}): it may be an interrupted file; make it again"
+        ) from error
 
 
 def sha256_of(path: Path) -> str:

@@ -63,7 +63,7 @@ def collect(
         extra: Further facts, such as the model's name and fingerprint.
 
     Returns:
-        A JSON-ready mapping with ``created``, ``command``, ``versions``, ``machine``, ``seed``, ``sha256`` and the extras.
+        A JSON-ready mapping with ``created``, ``command``, ``versions``, ``machine``, ``seed``, ``sha256`` and extras.
     """
     record: dict[str, Any] = {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

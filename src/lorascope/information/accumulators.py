@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -32,7 +31,7 @@ class Accumulator:
         """The tensors whose sum over processes is the merge: all-reduce these in place."""
         return [getattr(self, name) for name in self._sums]
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: Accumulator) -> None:
         """Add the samples that another accumulator has seen.
 
         Raises:

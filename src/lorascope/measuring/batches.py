@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from transformers import PreTrainedTokenizerBase
 
 from lorascope.core.errors import InputError
-from lorascope.tasks import PaddingCollator, Task, encode_task, pad_token_id, task_from_rows
+from lorascope.tasks import PaddingCollator, Task, encode_task, pad_token_id
+from lorascope.tasks.rows import parse_row, row_kind
 
 Batch = dict[str, Any]
 
@@ -55,14 +56,16 @@ def make_batches(
         return _task_batches(data, tokenizer, batch_size, pad_token, split, limit, max_length, overlong)
     if isinstance(data, str | Mapping) or not isinstance(data, Iterable | Dataset):
         raise InputError(
-            f"data of type {type(data).__name__}: give a DataLoader, a data set, a list of texts, rows or batches, or a task"
+            f"data of type {type(data).__name__}: give a DataLoader, a data set, a list of texts, rows or batches, "
+            "or a task"
         )
     items, first = _peek(data)
     if isinstance(first, Mapping) and not _is_batch(first) and ("input_ids" in first or "pixel_values" in first):
         return _feature_batches(items, tokenizer, batch_size, pad_token, limit), {}
-    if isinstance(first, str) or (isinstance(first, Mapping) and not any(isinstance(v, torch.Tensor) for v in first.values())):
-        rows = [{"text": item} if isinstance(item, str) else item for item in itertools.islice(items, limit)]
-        task = task_from_rows(rows, split=split)
+    if isinstance(first, str) or (
+        isinstance(first, Mapping) and not any(isinstance(v, torch.Tensor) for v in first.values())
+    ):
+        task = _task_from_rows(items, split, limit)
         return _task_batches(task, tokenizer, batch_size, pad_token, split, limit, max_length, overlong)
     if not isinstance(first, Mapping):
         raise InputError(f"data items of type {type(first).__name__}: give mappings of the model's inputs, or strings")
@@ -94,7 +97,9 @@ def _peek(data: Any) -> tuple[Iterator[Any], Any]:
 
 def _is_batch(item: Mapping[str, Any]) -> bool:
     ids, pixels = item.get("input_ids"), item.get("pixel_values")
-    return (isinstance(ids, torch.Tensor) and ids.dim() == 2) or (isinstance(pixels, torch.Tensor) and pixels.dim() >= 4)
+    return (isinstance(ids, torch.Tensor) and ids.dim() == 2) or (
+        isinstance(pixels, torch.Tensor) and pixels.dim() >= 4
+    )
 
 
 def _plain_loader(loader: DataLoader[Any]) -> DataLoader[Any]:
@@ -106,6 +111,13 @@ def _plain_loader(loader: DataLoader[Any]) -> DataLoader[Any]:
         # accelerate replaces the sampler of the prepared loader only; the base still walks the whole data set.
         return base
     return loader
+
+
+def _task_from_rows(items: Iterator[Any], split: str, limit: int | None) -> Task:
+    values = [{"text": item} if isinstance(item, str) else item for item in itertools.islice(items, limit)]
+    kind = row_kind(values[0], "row 1")
+    rows = tuple(parse_row(value, kind, f"row {number}") for number, value in enumerate(values, start=1))
+    return Task(name="data", kind=kind, splits={split: rows})
 
 
 def _need_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
@@ -131,7 +143,11 @@ def _task_batches(
 
 
 def _feature_batches(
-    items: Iterator[Any], tokenizer: PreTrainedTokenizerBase | None, batch_size: int, pad_token: str | None, limit: int | None
+    items: Iterator[Any],
+    tokenizer: PreTrainedTokenizerBase | None,
+    batch_size: int,
+    pad_token: str | None,
+    limit: int | None,
 ) -> Iterable[Batch]:
     features = list(itertools.islice(items, limit))
     if "pixel_values" in features[0]:

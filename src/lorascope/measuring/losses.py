@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from lorascope.core.errors import InputError, ModelError
 from lorascope.information import token_cross_entropy
 
 
@@ -43,7 +44,10 @@ class Losses:
                 # Shifted inside for next-token models; others predict each label at its own place.
                 labels = nn.functional.pad(labels, (1, 0), value=-100)
                 logits = nn.functional.pad(logits, (0, 0, 0, 1))
-            nats, n = token_cross_entropy(logits, labels)
+            try:
+                nats, n = token_cross_entropy(logits, labels)
+            except InputError:
+                nats, n = math.nan, 1  # said at the end, when the first broken layer is known
             self._sums[0] += nats
             self._sums[1] += n
         elif logits.dim() == 2 and labels.dim() == 1:
@@ -57,8 +61,14 @@ class Losses:
         yield self._sums
 
     def totals(self, groups: tuple[str, ...]) -> dict[str, float]:
-        """``ce`` (nats), ``ppl`` and ``accuracy``, as far as asked for and known."""
+        """``ce`` (nats), ``ppl`` and ``accuracy``, as far as asked for and known.
+
+        Raises:
+            ModelError: The logits held NaN or infinity.
+        """
         nats, n, right, answers = (float(x) for x in self._sums)
+        if not math.isfinite(nats):
+            raise ModelError("the logits hold NaN or infinity: load the model in float32 or bfloat16")
         totals: dict[str, float] = {}
         if n and "ce" in groups:
             totals["ce"] = nats / n

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from lorascope.adapters import Capture, Component, active_adapter, fingerprint, other_trained_modules
-from lorascope.core.errors import InputError, ModelError
+from lorascope.core.errors import InputError
 from lorascope.core.metrics import METRICS, resolve_groups
 from lorascope.core.provenance import collect
 from lorascope.measuring.batches import make_batches
@@ -62,19 +62,20 @@ def measure(
     - ``mi_gaussian``, ``cka``, ``matrix_entropy``, ``update_ratio`` and the spectrum of the update;
     - ``ce``, ``ppl``, ``accuracy`` from the same pass, where there are labels.
 
-    The formulas stand in `lorascope.information`. Under ``accelerate launch`` each process takes every n-th batch and all
-    get the same result; pass the same data everywhere. The model is left as it was: mode, gradients, active adapter.
+    The formulas stand in `lorascope.information`. Under ``accelerate launch`` each process takes every n-th batch and
+    all get the same result; pass the same data everywhere. The model is left as it was: mode, gradients, active adapter.
 
     Args:
         model: A PEFT model (or any model with LoRA layers): causal LM, classifier of sequences or images.
-        data: A DataLoader or list of batches; features, rows or strings (with ``tokenizer``); or a `lorascope.tasks.Task`.
+        data: A DataLoader or list of batches; features, rows or strings (with ``tokenizer``); or a task of
+            `lorascope.load_task`.
         tokenizer: For rows, strings and tasks, and to pad features.
         metrics: Names from `lorascope.core.METRICS` (or their groups), or ``"all"``.
         variant: ``local``: one pass, frozen outputs on the stream that adapters upstream changed. ``base``: two passes,
             against the model with adapters switched off.
         tokens: Which tokens count: ``all`` but padding, ``prompt``, ``completion`` (by labels), ``last`` of each row.
-        reduction: Of ``miub_js`` over tokens: ``mean`` of all tokens; ``sum`` over a sample's tokens, mean over samples;
-            ``sample_mean``: mean over a sample's tokens, mean over samples.
+        reduction: Of ``miub_js`` over tokens. ``mean`` of all tokens; ``sum`` over a sample's tokens, then the mean over
+            samples; ``sample_mean``: mean over a sample's tokens, then the mean over samples.
         components: ``sum`` gives totals over layers, ``none`` leaves per-layer metrics to ``layers``.
         adapter: Name of the adapter to activate for the measurement; default: those that are active.
         batch_size: Samples in a batch, where batches are made here.
@@ -84,7 +85,8 @@ def measure(
         overlong: ``error``, ``drop`` or ``truncate`` longer samples; counted in ``counts``.
         pad_token: Token to pad with if the tokenizer has none (``"eos"`` for its end-of-text token).
         joint_dim: Wider layers have their features lumped into that many random groups before the joint distribution is
-            formed (``joint_groups`` in the record). Lumping can only lower the information. Cost: 4 joint_dim^2 bytes a layer.
+            formed (``joint_groups`` in the record). Lumping can only lower the information. It costs 4 joint_dim^2
+            bytes a layer.
         moment_dim: Wider layers are projected to that many random directions before covariances are formed.
         noise: Noise variance of the Gaussian channel, as a share of the frozen features' mean variance.
         seed: Of the random partitions and projections.
@@ -121,8 +123,9 @@ def measure(
     device = next(model.parameters()).device
     with active_adapter(model, adapter), _evaluation_mode(model):
         states, losses, samples, token_count = _run(model, batches, options, variant, tokens, device, progress)
-        records = [state.record(samples) for state in states]
-        notes = _warnings(model, states, records, counts)
+        notes: list[str] = []
+        records = [state.record(samples, notes) for state in states]
+        notes = _warnings(model, states, records, counts) + notes
         base = getattr(model, "get_base_model", lambda: model)()
         provenance = collect(
             seed=seed,
@@ -241,13 +244,6 @@ def _totals(records: list[dict[str, Any]]) -> dict[str, float]:
         if values:
             total = float(sum(values))
             totals[metric.name] = total / len(values) if metric.reduce == "mean" else total
-    broken = [name for name, value in totals.items() if value != value]
-    if broken:
-        where = next(record["name"] for record in records if record.get(broken[0], 0.0) != record.get(broken[0], 0.0))
-        raise ModelError(
-            f"{broken[0]} is NaN from layer '{where}' on: the model's outputs hold NaN or infinity on this data; "
-            "load it in float32 or bfloat16, or check the adapter's weights"
-        )
     return totals
 
 
@@ -258,21 +254,25 @@ def _warnings(
     saved = other_trained_modules(model)
     if saved:
         shown = ", ".join(saved[:5]) + (" ..." if len(saved) > 5 else "")
-        notes.append(f"{len(saved)} modules are trained whole beside LoRA and are no component of the measurement: {shown}")
-    unused = [record["name"] for record, state in zip(records, states, strict=True) if not float(state.rows)]
+        notes.append(
+            f"{len(saved)} modules are trained whole beside LoRA and are no component of the measurement: {shown}"
+        )
+    unused = [record["name"] for record, state in zip(records, states, strict=True) if not int(state.rows)]
     if unused:
         notes.append(f"{len(unused)} adapted layers saw no token: {', '.join(unused[:5])}")
     lumped = [record for record in records if record.get("joint_groups")]
     if lumped:
         notes.append(
-            f"the joint distribution of {len(lumped)} layers wider than {lumped[0]['joint_groups']} features was formed over "
-            f"{lumped[0]['joint_groups']} random groups of features: their mi_joint is a lower bound of the full one"
+            f"the joint distribution of {len(lumped)} layers wider than {lumped[0]['joint_groups']} features was formed "
+            f"over {lumped[0]['joint_groups']} random groups of features: their mi_joint is a lower bound of the full one"
         )
     if any(record.get("moment_projection") for record in records):
         notes.append("cka and mi_gaussian of wide layers were computed in a random projection (moment_dim)")
     ratios = [record["update_ratio"] for record in records if "update_ratio" in record]
     if ratios and max(ratios) == 0:
-        notes.append("the adapter changes nothing: every update is exactly zero (untrained, or its weights did not load)")
+        notes.append(
+            "the adapter changes nothing: every update is exactly zero (untrained, or its weights did not load)"
+        )
     for key, what in (("truncated", "cut to the length limit"), ("dropped", "left out for their length")):
         if counts.get(key):
             notes.append(f"{counts[key]} samples were {what}")

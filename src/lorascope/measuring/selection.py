@@ -97,7 +97,9 @@ def select_tokens(batch: Mapping[str, Any], tokens: Tokens) -> Selection:
     mask = batch.get("attention_mask")
     real = torch.ones(ids.shape[:2], dtype=torch.bool, device=ids.device) if mask is None else mask.bool()
     if real.dim() != 2:
-        raise InputError(f"attention_mask has {real.dim()} dimensions: padding can only be told from a (batch, length) one")
+        raise InputError(
+            f"attention_mask has {real.dim()} dimensions: padding can only be told from a (batch, length) one"
+        )
     if tokens in ("prompt", "completion"):
         labels = batch.get("labels")
         if not isinstance(labels, Tensor) or labels.shape != real.shape:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lorascope.adapters import Component, low_rank_factors
+from lorascope.core.errors import InputError, ModelError
 from lorascope.core.seeds import derive_seed
 from lorascope.information import (
     JointAccumulator,
@@ -28,7 +29,7 @@ from lorascope.measuring.selection import Selection
 
 @dataclass(frozen=True)
 class Options:
-    """How layers are measured; see `lorascope.measure.measure` for the meaning of each.
+    """How layers are measured; see `lorascope.measure` for the meaning of each.
 
     Attributes:
         groups: Metric groups to compute.
@@ -47,20 +48,22 @@ class Options:
     seed: int
 
 
-@dataclass
 class LayerState:
-    """The accumulators of one component; its size does not depend on the number of samples."""
+    """The accumulators of one component; their size does not depend on the number of samples.
 
-    component: Component
-    options: Options
-    device: torch.device
-    joint: JointAccumulator | None = None
-    moments: MomentAccumulator | None = None
-    shift: MeanAccumulator = field(default_factory=MeanAccumulator)
-    ratio: RatioAccumulator = field(default_factory=RatioAccumulator)
-    entropy: MeanAccumulator = field(default_factory=MeanAccumulator)
-    entropy_frozen: MeanAccumulator = field(default_factory=MeanAccumulator)
-    rows: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.float64))
+    Args:
+        component: The adapted layer.
+        options: What to keep.
+        device: Where the sums live.
+    """
+
+    def __init__(self, component: Component, options: Options, device: torch.device) -> None:
+        self.component, self.options, self.device = component, options, device
+        self.joint: JointAccumulator | None = None
+        self.moments: MomentAccumulator | None = None
+        self.shift, self.entropy, self.entropy_frozen = (MeanAccumulator(device) for _ in range(3))
+        self.ratio = RatioAccumulator(device)
+        self.rows = torch.zeros((), dtype=torch.int64, device=device)
 
     def update(self, o: Tensor, l: Tensor, selection: Selection) -> None:  # noqa: E741
         """Take in the frozen and adapted rows (n, d) of one batch."""
@@ -92,7 +95,7 @@ class LayerState:
             self.moments.update(o, l)
         if "matrix_entropy" in groups:
             sizes = selection.row_sizes(n)
-            for part_o, part_l in zip(o.split(sizes), l.split(sizes), strict=True):
+            for part_o, part_l in zip(torch.split(o, sizes), torch.split(l, sizes), strict=True):
                 if part_o.shape[0] > 1:
                     self.entropy_frozen.update(matrix_entropy(part_o).reshape(1))
                     self.entropy.update(matrix_entropy(part_l).reshape(1))
@@ -109,8 +112,7 @@ class LayerState:
         return JointAccumulator(d, d, groups=groups, seed=self._seed("joint"), device=self.device)
 
     def _new_moments(self, d: int) -> MomentAccumulator:
-        k = self.options.moment_dim if d > self.options.moment_dim else None
-        return MomentAccumulator(d, projection=k, seed=self._seed("moments"), device=self.device)
+        return MomentAccumulator(d, project=self.options.moment_dim, seed=self._seed("moments"), device=self.device)
 
     def ensure(self, d_out: int) -> None:
         """Make the accumulators that a process without data would lack, so that all processes hold the same."""
@@ -127,9 +129,20 @@ class LayerState:
             if accumulator is not None:
                 yield from accumulator.tensors()
 
-    def record(self, samples: int) -> dict[str, Any]:
-        """The finished record of this component; frees what it was made from."""
-        c, groups = self.component, self.options.groups
+    def record(self, samples: int, notes: list[str]) -> dict[str, Any]:
+        """The finished record of this component; frees what it was made from.
+
+        Args:
+            samples: Number of samples over all batches.
+            notes: Gets one sentence for each metric that this data does not define.
+
+        Returns:
+            Name, shape and metrics; a metric that is not defined is left out.
+
+        Raises:
+            ModelError: The layer's outputs held NaN or infinity.
+        """
+        c, options = self.component, self.options
         record: dict[str, Any] = {
             "name": c.name,
             "layer": c.layer,
@@ -139,37 +152,59 @@ class LayerState:
             "d_out": c.d_out,
             "adapter": c.adapter,
         }
-        seen = float(self.rows) > 0
-        if "miub_js" in groups and seen:
-            scale = float(self.rows) / samples if self.options.reduction == "sum" else 1.0
-            record["miub_js"] = self.shift.compute() * scale
-        if self.joint is not None and seen:
-            bounds = self.joint.compute()
-            record |= {
-                "mi_joint": bounds.mi,
-                "joint_js": bounds.js,
-                "mi_joint_lower": bounds.lower,
-                "mi_joint_upper": bounds.upper,
-                "miub_joint": bounds.paper,
-                "joint_max_ratio": bounds.max_ratio,
-                "joint_groups": self.joint.groups,
-            }
-            self.joint = None
-        if "update_ratio" in groups and seen:
-            record["update_ratio"] = self.ratio.compute()
-        if self.moments is not None and float(self.rows) > 1:
-            if "cka" in groups:
-                record["cka"] = self.moments.cka()
-            if "mi_gaussian" in groups:
-                record |= self.moments.gaussian(self.options.noise)
-            record["moment_projection"] = self.moments.projection
-            self.moments = None
-        if "matrix_entropy" in groups and float(self.entropy.weight) > 0:
-            record["matrix_entropy"] = self.entropy.compute()
-            record["matrix_entropy_frozen"] = self.entropy_frozen.compute()
-        if "spectrum" in groups:
+        if int(self.rows) > 0:
+            if not all(bool(torch.isfinite(tensor).all()) for tensor in self.tensors()):
+                raise ModelError(
+                    f"outputs hold NaN from layer '{c.name}' on (or infinity): check the adapter's weights, or load "
+                    "the model in float32 or bfloat16"
+                )
+            for make in (self._shift, self._joint, self._ratio, self._moments, self._matrix_entropy):
+                try:
+                    record |= make(samples)
+                except InputError as error:
+                    notes.append(f"layer '{c.name}': {error}")
+        if "spectrum" in options.groups:
             record |= spectrum(c)
         return record
+
+    def _shift(self, samples: int) -> dict[str, Any]:
+        if "miub_js" not in self.options.groups:
+            return {}
+        return {"miub_js": self.shift.sum() / samples if self.options.reduction == "sum" else self.shift.compute()}
+
+    def _joint(self, _samples: int) -> dict[str, Any]:
+        if self.joint is None:
+            return {}
+        bounds, groups = self.joint.compute(), self.joint.groups if self.joint.lumped else None
+        self.joint = None
+        return {
+            "mi_joint": bounds.mi,
+            "joint_js": bounds.js,
+            "mi_joint_lower": bounds.lower,
+            "mi_joint_upper": bounds.upper,
+            "miub_joint": bounds.paper,
+            "joint_max_ratio": bounds.max_ratio,
+            "joint_groups": groups,
+        }
+
+    def _ratio(self, _samples: int) -> dict[str, Any]:
+        return {"update_ratio": self.ratio.compute()} if "update_ratio" in self.options.groups else {}
+
+    def _moments(self, _samples: int) -> dict[str, Any]:
+        if self.moments is None:
+            return {}
+        moments, self.moments = self.moments, None
+        record: dict[str, Any] = {"moment_projection": moments.size if moments.projected else None}
+        if "cka" in self.options.groups:
+            record["cka"] = moments.cka()
+        if "mi_gaussian" in self.options.groups:
+            record["mi_gaussian"], record["mi_gaussian_upper"] = moments.gaussian(self.options.noise)
+        return record
+
+    def _matrix_entropy(self, _samples: int) -> dict[str, Any]:
+        if "matrix_entropy" not in self.options.groups:
+            return {}
+        return {"matrix_entropy": self.entropy.compute(), "matrix_entropy_frozen": self.entropy_frozen.compute()}
 
 
 def spectrum(component: Component) -> dict[str, float]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from lorascope.adapters import check_rank
 from lorascope.core.errors import AdapterError, ModelError
@@ -16,23 +18,59 @@ from lorascope.core.seeds import derive_seed, preserved_random_state
 from lorascope.training.spec import RunSpec
 
 
-def lora_config(spec: RunSpec, *, rank: int | None = None) -> LoraConfig:
+def fused_experts(model: nn.Module) -> list[str]:
+    """Parameters that hold the weights of all experts of a block in one tensor (experts, in, out), by their last names.
+
+    A mixture-of-experts feed-forward layer in transformers is no `Linear`, so "all linear layers" would leave it out.
+
+    Example:
+        >>> fused_experts(nn.Linear(2, 2))
+        []
+    """
+    found = {
+        ".".join(name.split(".")[-2:])
+        for name, parameter in model.named_parameters()
+        if parameter.dim() == 3 and "expert" in name
+    }
+    return sorted(found)
+
+
+def lora_config(model: nn.Module, spec: RunSpec, *, rank: int | None = None) -> LoraConfig:
     """The PEFT configuration that a spec asks for.
 
+    ``"all-linear"`` means every dense layer of attention and feed-forward, that is: every `Linear` and `Conv1D` except
+    the output head and, where there are fused experts, except the router; and the experts' tensors.
+
     Args:
+        model: The base model.
         spec: The run.
         rank: Rank instead of the spec's, with alpha twice that.
 
     Returns:
         A configuration for causal language models, without a base model's name.
+
+    Raises:
+        AdapterError: Dropout or DoRA is asked for on fused experts, which PEFT cannot do.
     """
-    targets = spec.target_modules
+    targets: str | list[str] = spec.target_modules if isinstance(spec.target_modules, str) else [*spec.target_modules]
+    experts = fused_experts(model) if targets == "all-linear" else []
+    if experts:
+        if spec.dropout or spec.use_dora:
+            raise AdapterError(
+                f"PEFT has no dropout and no DoRA for fused experts ({', '.join(experts)}): set dropout 0 and use_dora "
+                "false, or name the target_modules"
+            )
+        # PEFT's own "all-linear" takes the router for a dense layer here.
+        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
+        targets = [name for name, _ in linear]
     return LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=spec.rank if rank is None else rank,
         lora_alpha=spec.lora_alpha if rank is None else 2 * rank,
         lora_dropout=spec.dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
+        target_modules=targets,
+        target_parameters=experts or None,
         use_rslora=spec.use_rslora,
         use_dora=spec.use_dora,
     )
@@ -60,8 +98,9 @@ def attach_lora(model: nn.Module, spec: RunSpec, *, rank: int | None = None) -> 
         raise ModelError(f"the model ({name}) already has an adapter: give the base model, model.unload()")
     if not hasattr(model, "get_output_embeddings") or model.get_output_embeddings() is None:
         raise ModelError(f"the model ({name}) has no language-model head: load it with AutoModelForCausalLM")
-    config = lora_config(spec, rank=rank)
-    with preserved_random_state():
+    config = lora_config(model, spec, rank=rank)
+    with preserved_random_state(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # PEFT mends that itself for Conv1D
         torch.manual_seed(derive_seed(spec.seed, "lora"))
         try:
             peft_model = get_peft_model(model, config)

@@ -12,7 +12,8 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lorascope.adapters import attach_adapter, fingerprint
+from lorascope.adapters import adapter_record, attach_adapter, fingerprint
+from lorascope.adapters.load import RECORD_FILE
 from lorascope.core.errors import InputError, OutputError
 from lorascope.core.files import atomic_write_text, read_json, require_empty_dir, write_json
 from lorascope.core.provenance import collect
@@ -21,7 +22,6 @@ from lorascope.core.spec import load_yaml
 from lorascope.measuring import measure
 from lorascope.results import AdapterMeasurement, RunRecord, RunStore
 from lorascope.tasks import (
-    Encoded,
     PaddingCollator,
     Task,
     encode_task,
@@ -30,6 +30,7 @@ from lorascope.tasks import (
     pad_token_id,
 )
 from lorascope.tasks.embedded import load_model_and_tokenizer
+from lorascope.tasks.evaluate import model_context_length
 from lorascope.training.card import base_model_id, model_card
 from lorascope.training.checkpoints import safetensors_fault
 from lorascope.training.fit import fit
@@ -137,7 +138,7 @@ class _Run:
         self.base = model
         self.tokenizer = tokenizer
         self.progress = progress
-        self.task = load_task(spec.task, prompt=spec.prompt, seed=spec.seed)
+        self.task = load_task(spec.task, prompt=spec.prompt, data_dir=spec.data_dir, seed=spec.seed)
         self.text = load_task(spec.text_task, seed=spec.seed) if spec.text_task is not None else None
         self.fingerprint = fingerprint(model)
         self.pad_id = pad_token_id(tokenizer, spec.pad_token)
@@ -154,7 +155,7 @@ class _Run:
                 found = self.stage("text", lambda: self.evaluation(model, text, limit))
                 totals["text_ppl"] = found["metrics"]["ppl"]
         if self.spec.rank > 0:
-            trained = read_json(self.folder / "adapter" / "lorascope.json")["train_counts"]
+            trained = read_json(self.folder / "adapter" / RECORD_FILE)["train_counts"]
             counts.update({f"train_{key}": value for key, value in trained.items()})
         record = RunRecord(
             name=self.name,
@@ -164,7 +165,7 @@ class _Run:
             totals=totals,
             layers=measurement.layers,
             counts=counts,
-            settings=measurement.settings,
+            settings={**measurement.settings, "evaluation": {**evaluation["settings"], "errors": evaluation["errors"]}},
             warnings=measurement.warnings,
             provenance=collect(
                 seed=self.spec.seed,
@@ -192,7 +193,15 @@ class _Run:
 
     def train(self, model: nn.Module) -> PeftModel:
         """Train a fresh adapter and save it."""
-        rows = self.encode("train", self.spec.train_limit)
+        rows = encode_task(
+            self.task,
+            self.tokenizer,
+            "train",
+            limit=self.spec.train_limit,
+            max_length=self.longest(),
+            overlong=self.spec.overlong,
+            seed=self.spec.seed,
+        )
         peft_model = attach_lora(model, self.spec)
         try:
             stop = fit(
@@ -224,15 +233,8 @@ class _Run:
             model.peft_config["default"].base_model_name_or_path = base_model_id(self.spec)
             model.save_pretrained(str(work), save_embedding_layers=False)
             atomic_write_text(work / "README.md", model_card(self.spec, steps=self.steps()))
-            record = {
-                "schema_version": 1,
-                "base_model": self.spec.model,
-                "base_fingerprint": self.fingerprint,
-                "task": self.spec.task,
-                "prompt": self.spec.prompt,
-                "train_counts": counts,
-            }
-            write_json(work / "lorascope.json", record)
+            facts = {"base_model": self.spec.model, "task": self.spec.task, "prompt": self.spec.prompt}
+            write_json(work / RECORD_FILE, adapter_record(model, **facts, train_counts=counts))
             work.rename(target)
 
     def measurement(self, model: PeftModel) -> AdapterMeasurement:
@@ -240,21 +242,22 @@ class _Run:
         path = self.folder / "stages" / "measurement.json"
         if path.is_file():
             return AdapterMeasurement.load(path)
-        rows = self.encode("test", self.spec.measure_limit)
         found = measure(
             model,
-            rows.features,
+            self.task,
             tokenizer=self.tokenizer,
             metrics=self.spec.metrics,
             variant=self.spec.variant,
             tokens=self.spec.tokens,
             batch_size=self.spec.eval_batch_size,
+            split="test",
+            limit=self.spec.measure_limit,
+            max_length=self.longest(),
+            overlong=self.spec.overlong,
+            pad_token=self.spec.pad_token,
             seed=self.spec.seed,
             progress=self.progress,
-            pad_token=self.spec.pad_token,
         )
-        cut = {name: rows.counts[name] for name in ("truncated", "dropped") if rows.counts.get(name)}
-        found = dataclasses.replace(found, counts={**found.counts, **cut})
         found.save(path)
         return found
 
@@ -266,12 +269,14 @@ class _Run:
             task,
             limit=limit,
             batch_size=self.spec.eval_batch_size,
+            max_length=self.spec.max_length,
             overlong=self.spec.overlong,
             progress=self.progress,
             pad_token=self.spec.pad_token,
+            seed=self.spec.seed,
         )
-        correct = [bool(row["correct"]) for row in found.per_example if "correct" in row]
-        return {"metrics": found.metrics, "counts": found.counts, "correct": correct}
+        correct = [row["choice"] == row["answer"] for row in found.per_example if "choice" in row]
+        return {**found.to_dict(), "correct": correct}
 
     def stage(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The value of a stage, from disk if an interrupted run computed it."""
@@ -281,17 +286,11 @@ class _Run:
         value: dict[str, Any] = read_json(path)
         return value
 
-    def encode(self, split: str, limit: int | None) -> Encoded:
-        """Rows of a split as token ids."""
-        return encode_task(
-            self.task,
-            self.tokenizer,
-            split,
-            limit=limit,
-            max_length=self.spec.max_length,
-            overlong=self.spec.overlong,
-            seed=self.spec.seed,
-        )
+    def longest(self) -> int | None:
+        """Longest row in tokens: as asked, or the model's context; texts are cut into windows instead."""
+        if self.spec.max_length is not None or self.task.kind == "text":
+            return self.spec.max_length
+        return model_context_length(self.base, self.tokenizer)
 
     def rewind(self, step: int) -> None:
         """Drop the lines of the loss history behind the step that training goes on from."""

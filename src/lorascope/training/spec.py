@@ -49,6 +49,7 @@ class RunSpec:
     Attributes:
         model: ``"smollm2"`` (embedded), a local folder or a hub id.
         task: Name of a known task or path of the user's own data.
+        data_dir: Local folder with the rows of a known hub task, instead of the hub.
         prompt: Name of the prompt template.
         rank: Rank of the update; 0 measures and evaluates the base model without training.
         alpha: Numerator of the scaling ``alpha / rank``; None means ``2 * rank``.
@@ -97,6 +98,7 @@ class RunSpec:
 
     model: str = "smollm2"
     task: str = "towns"
+    data_dir: str | None = None
     prompt: str = "main"
     rank: int = 16
     alpha: float | int | None = None

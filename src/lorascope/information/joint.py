@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lorascope.core.errors import InputError
-from lorascope.information.divergences import LN2, kappa, kl_generator, kl_generator_fast
+from lorascope.information.divergences import LN2, kappa, kl_generator_into
 
 _CPU_BLOCK = 1 << 17  # entries a block: the working set stays in the cache
 _GPU_BLOCK = 1 << 22
@@ -142,17 +142,19 @@ def _integrate(matrix: Tensor) -> tuple[float, float, float]:
     weight_o, weight_l = p_o / total, p_l / total
     divide_o, divide_l = p_o.clamp(min=floor)[:, None], (p_l.clamp(min=floor) / total)[None, :]
     mi, js, ratio = 0.0, 0.0, 0.0
+    buffers = torch.empty(5, len(matrix[blocks[0]]), matrix.shape[1], dtype=torch.float64, device=matrix.device)
     for rows in blocks:
-        w = weight_o[rows]
-        u = matrix[rows].to(torch.float64) / divide_o[rows]
-        u.div_(divide_l)
+        w, source = weight_o[rows], matrix[rows]
+        u, g, *_ = work = buffers[:, : len(source)]
+        u.copy_(source).div_(divide_o[rows]).div_(divide_l)
         ratio = max(ratio, float(u.amax()))
         u.sub_(1.0)
-        g, half = kl_generator_fast(u), kl_generator_fast(0.5 * u)
-        block_mi = float(torch.dot(w, torch.mv(g, weight_l)))
-        if block_mi < _FAST_ENOUGH * float(w.sum()):
-            g, half = kl_generator(u), kl_generator(0.5 * u)
-            block_mi = float(torch.dot(w, torch.mv(g, weight_l)))
+        block_mi = float(torch.dot(w, kl_generator_into(u, g, work[2:], near_one=False).mv(weight_l)))
+        near_one = block_mi < _FAST_ENOUGH * float(w.sum())
+        if near_one:
+            block_mi = float(torch.dot(w, kl_generator_into(u, g, work[2:], near_one=True).mv(weight_l)))
+        u.mul_(0.5)
+        half = float(torch.dot(w, kl_generator_into(u, g, work[2:], near_one=near_one).mv(weight_l)))
         mi += block_mi
-        js += 0.5 * block_mi - float(torch.dot(w, torch.mv(half, weight_l)))
+        js += 0.5 * block_mi - half
     return max(mi, 0.0), max(js, 0.0), ratio

@@ -49,7 +49,7 @@ def make_run(rank: int, *, layers: int = 30, **spec: Any) -> RunRecord:
         totals=totals,
         layers=[
             {
-                "name": f"model.layers.{layer}.{'mlp' if 'gate' in name or 'up' in name or 'down' in name else 'self_attn'}.{name}",
+                "name": f"model.layers.{layer}.{'self_attn' if len(name) == 6 else 'mlp'}.{name}",
                 "layer": layer,
                 "projection": name,
                 "rank": rank,

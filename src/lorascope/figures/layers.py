@@ -152,7 +152,7 @@ def plot_layer_heatmap(info: LayerHeatmapInfo) -> go.Figure:
         colorbar=colorbar,
     )
     layout = base_layout(height=190 + 18 * len(info.layers))
-    layout.xaxis.update(type="category", showgrid=False, side="bottom")
+    layout.xaxis.update(type="category", showgrid=False, side="bottom", autotickangles=[0, -45, -90])
     layout.yaxis.update(type="category", showgrid=False, autorange="reversed", title={"text": "layer"}, nticks=40)
     return go.Figure(heat, layout)
 

@@ -22,7 +22,7 @@ from lorascope.figures.numbers import number
 from lorascope.report.facts import accuracy_error
 from lorascope.report.groups import group_records
 from lorascope.report.tables import run_names
-from lorascope.report.text import listing, plural, show, show_metric
+from lorascope.report.text import listing, plural, show, show_metrics
 from lorascope.results import AdapterMeasurement, RunRecord
 from lorascope.results.plain import plain
 
@@ -154,8 +154,8 @@ def _rank(records: Sequence[AdapterMeasurement]) -> Chart | None:
         parts = []
         for line in info.series:
             points = [
-                f"{show_metric(metric, value)} at {'the base' if rank == 0 else f'rank {rank}'}"
-                for rank, value in zip(line.ranks, line.values, strict=True)
+                f"{text} at {'the base' if rank == 0 else f'rank {rank}'}"
+                for rank, text, value in zip(line.ranks, show_metrics(metric, line.values), line.values, strict=True)
                 if value is not None
             ]
             if points and len(info.series) <= 4:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from lorascope.report.facts import total
 from lorascope.report.groups import Group
-from lorascope.report.text import listing, show_metric
+from lorascope.report.text import listing, show_metrics
 from lorascope.results import AdapterMeasurement
 
 TINY = 1e-9  # relative rounding that does not count as a change or a broken bound
@@ -71,4 +71,6 @@ def base_value(group: Group, metric: str) -> float | None:
 
 def each(group: Group, metric: str) -> str:
     """The values of all runs as a phrase: ``2.4 at rank 4 and 2.3 at rank 16``."""
-    return listing([f"{show_metric(metric, value)} at {label}" for label, _, value in values_of(group, metric)])
+    found = values_of(group, metric)
+    texts = show_metrics(metric, [value for _, _, value in found])
+    return listing([f"{text} at {label}" for text, (label, _, _) in zip(texts, found, strict=True)])

@@ -51,8 +51,8 @@ def group_records(records: Sequence[AdapterMeasurement]) -> tuple[Group, ...]:
         records: Measurements and runs.
 
     Returns:
-        The groups. A base model joins every group with its model and task; a base without any run is a group of its
-        own. Each bare measurement is in the group of measurements of its model and task.
+        The groups. The first base model of a model and task joins every group of them; a base without any run is a
+        group of its own. Each bare measurement is in the group of measurements of its model and task.
     """
     bases = [record for record in records if isinstance(record, RunRecord) and record.is_base]
     rest = [record for record in records if not any(record is base for base in bases)]
@@ -63,15 +63,14 @@ def group_records(records: Sequence[AdapterMeasurement]) -> tuple[Group, ...]:
         name = ", ".join(f"{field} {_short(key[field])}" for field in sorted(varying) if key.get(field) is not None)
         found.setdefault(name, []).append(record)
     groups = []
-    used: list[RunRecord] = []
     for name, runs in found.items():
         base = next((base for base in bases if _home(base) == _home(runs[0])), None)
-        if base is not None:
-            used.append(base)
         ordered = sorted(runs, key=lambda run: (run.rank is None, run.rank or 0))
         groups.append(Group(name, base, tuple(ordered), _labels(ordered)))
+    homes = [_home(record) for record in rest]
     for base in bases:
-        if not any(base is other for other in used):
+        if _home(base) not in homes:
+            homes.append(_home(base))
             groups.append(Group(display_name(base) if len(records) > 1 else "", base, (), ()))
     return tuple(groups)
 

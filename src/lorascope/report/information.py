@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lorascope.figures.numbers import number
 from lorascope.report.facts import total
 from lorascope.report.findings import TINY, Finding, Trend, base_value, by_rank, each, trend, values_of
@@ -20,10 +22,9 @@ def two_quantities(group: Group) -> Finding | None:
     for metric, name, values in (("miub_js", "Eq. 9", shift), ("mi_joint", "The mutual information", joint)):
         if not values:
             continue
-        before = base_value(group, metric)
-        text = f"{name} is {each(group, metric)} nats"
-        if metric == "mi_joint" and before is not None:
-            text += f", against {show(before)} for the base"
+        before = base_value(group, metric) if metric == "mi_joint" else None
+        against = "" if before is None else f"{show(before)} for the base and "
+        text = f"{name}, in nats, is {against}{each(group, metric)}"
         path = by_rank(group, metric)
         if len(path) > 1:
             moves[metric] = trend(list(path.values()))
@@ -104,7 +105,7 @@ def _has_components(run: AdapterMeasurement) -> bool:
     return any(number(record.get("miub_joint")) is not None for record in run.layers)
 
 
-def _places(run: AdapterMeasurement) -> list[dict[str, float]]:
+def _places(run: AdapterMeasurement) -> list[dict[str, Any]]:
     records = run.layers if _has_components(run) else [run.totals]
     return [dict(record) for record in records]
 

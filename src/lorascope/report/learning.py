@@ -5,7 +5,7 @@ from __future__ import annotations
 from lorascope.report.facts import Difference, accuracy_difference
 from lorascope.report.findings import TINY, Finding, base_value, each, values_of
 from lorascope.report.groups import Group
-from lorascope.report.text import listing, plural, show, show_change, show_metric
+from lorascope.report.text import MINUS, listing, plural, show, show_alike, show_change, show_metric
 
 
 def accuracy(group: Group) -> Finding | None:
@@ -78,7 +78,7 @@ def _best_and_worst(group: Group) -> str:
         False: "within two standard errors, so that this does not rank them",
     }
     tail = f", {verdict[change.clear]}" if change.clear is not None else ""
-    return f" The highest ({high[0]}) and the lowest ({low[0]}) are {_points(change)} apart{tail}."
+    return f" The highest ({high[0]}) and the lowest ({low[0]}) are {_points(change).lstrip('+')} apart{tail}."
 
 
 def cross_entropy(group: Group) -> Finding | None:
@@ -117,12 +117,12 @@ def _lower_is_better(
         text = f"{name} is {each(group, metric)}{unit and ', in' + unit}. The base model was not evaluated."
         return Finding(f"{short} without a base to compare", text)
     parts = []
-    for label, _, value in values:
-        change = show_change(metric, value - before)
-        share = f", {100 * (value / before - 1):+.1f}%".replace("-", "−") if relative and before else ""
-        parts.append(f"{show(value)} at {label} ({change}{share})")
+    first, *texts = show_alike([before, *(value for _, _, value in values)])
+    for text, (label, _, value) in zip(texts, values, strict=True):
+        share = f", {100 * (value / before - 1):+.1f}%".replace("-", MINUS) if relative and before else ""
+        parts.append(f"{text} at {label} ({show_change(metric, value - before)}{share})")
     changes = [value - before for _, _, value in values]
-    text = f"{name} is {show(before)}{unit} for the base and {listing(parts)}."
+    text = f"{name} is {first}{unit} for the base and {listing(parts)}."
     if all(change < 0 for change in changes):
         title = f"{short} fell"
     elif all(change > 0 for change in changes):

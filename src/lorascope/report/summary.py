@@ -12,7 +12,7 @@ from lorascope.report.findings import Finding
 from lorascope.report.groups import Group, group_records, shared
 from lorascope.report.information import printed_bound, rank_used, two_quantities, update_size
 from lorascope.report.learning import accuracy, cross_entropy, forgetting
-from lorascope.report.text import listing, plural, show, show_change, show_metric, unit_of
+from lorascope.report.text import listing, plural, show, show_change, show_metrics, unit_of
 from lorascope.results import AdapterMeasurement, RunRecord
 
 FINDINGS: tuple[Callable[[Group], Finding | None], ...] = (
@@ -183,11 +183,11 @@ def _tiles(group: Group) -> tuple[Tile, ...]:
         if not known or len(tiles) == 4:
             continue
         value, index = pick(known)
+        texts = show_metrics(metric, [total(run, metric) for run in group.runs])
         which = {max: "highest", min: "lowest"}[pick]
         notes = [f"{group.labels[index]}, {which} of {len(known)}" if len(known) > 1 else group.labels[index]]
         before = total(group.base, metric) if group.base is not None else None
         if before is not None and metric != "miub_js":
             notes.append(f"{show_change(metric, value - before)} against the base")
-        unit = unit_of(metric)
-        tiles.append(Tile(label, show_metric(metric, value), "" if unit == "percent" else unit, "; ".join(notes)))
+        tiles.append(Tile(label, texts[index], unit_of(metric), "; ".join(notes)))
     return tuple(tiles)

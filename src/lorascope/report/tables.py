@@ -10,13 +10,14 @@ from lorascope.core.metrics import METRICS
 from lorascope.figures.numbers import number
 from lorascope.report.facts import accuracy_error, display_name, total
 from lorascope.report.groups import group_records
-from lorascope.report.text import DASH, show, show_change, show_metric, unit_of
+from lorascope.report.text import DASH, show, show_change, show_metrics, unit_of
 from lorascope.results import AdapterMeasurement, RunRecord
 
 COMPONENT_ROWS = 6000
 """Most component rows in one report; runs beyond that are named, with how to read their tables."""
 
 _SHAPE = ("name", "layer", "projection", "rank", "d_in", "d_out", "adapter")
+_BLOCKS = ("What the model can do", "What changed inside", "Also recorded")
 _WITH_CHANGE = ("accuracy", "accuracy_norm", "ce", "ppl", "text_ppl", "mi_joint")
 
 
@@ -26,11 +27,11 @@ class Cell:
 
     Attributes:
         text: The number.
-        note: Its change against the base or its standard error; empty if there is none.
+        notes: Its standard error and its change against the base, where there are any.
     """
 
     text: str
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,18 +72,24 @@ def run_names(records: Sequence[AdapterMeasurement]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def comparison(records: Sequence[AdapterMeasurement]) -> tuple[MetricRow, ...]:
-    """Every total of every run, known metrics first in their own order, with changes against the run's base."""
+def comparison(records: Sequence[AdapterMeasurement]) -> tuple[tuple[str, tuple[MetricRow, ...]], ...]:
+    """Every total of every run in named blocks: what the model can do, then what changed inside; with changes against
+    the run's base."""
     base_of = {id(run): group.base for group in group_records(records) for run in group.runs}
     found = dict.fromkeys(name for record in records for name in record.totals)
     names = [name for name in METRICS if name in found] + [name for name in found if name not in METRICS]
-    rows = []
+    blocks: dict[str, list[MetricRow]] = {title: [] for title in _BLOCKS}
     for name in names:
         known = METRICS.get(name)
-        cells = tuple(_cell(record, base_of.get(id(record)), name) for record in records)
+        texts = show_metrics(name, [record.totals.get(name) for record in records])
+        cells = tuple(
+            Cell(text, _notes(record, base_of.get(id(record)), name))
+            for text, record in zip(texts, records, strict=True)
+        )
         if known is None and all(cell.text == DASH for cell in cells):
             continue
-        rows.append(
+        title = _BLOCKS[2] if known is None else _BLOCKS[1] if known.per_layer else _BLOCKS[0]
+        blocks[title].append(
             MetricRow(
                 name=name,
                 label=known.label if known else name,
@@ -91,18 +98,20 @@ def comparison(records: Sequence[AdapterMeasurement]) -> tuple[MetricRow, ...]:
                 cells=cells,
             )
         )
-    return tuple(rows)
+    if "accuracy" in found:
+        blocks[_BLOCKS[0]].sort(key=lambda row: not row.name.startswith("accuracy"))
+    return tuple((title, tuple(rows)) for title, rows in blocks.items() if rows)
 
 
-def _cell(record: AdapterMeasurement, base: RunRecord | None, name: str) -> Cell:
+def _notes(record: AdapterMeasurement, base: RunRecord | None, name: str) -> tuple[str, ...]:
     value = total(record, name)
     notes = []
     if name == "accuracy" and (error := accuracy_error(record)) is not None:
         notes.append(f"± {100 * error:.1f}")
     before = total(base, name) if base is not None else None
     if value is not None and before is not None and name in _WITH_CHANGE:
-        notes.append(f"{show_change(name, value - before)} to base")
-    return Cell(show_metric(name, record.totals.get(name)), ", ".join(notes))
+        notes.append(f"{show_change(name, value - before)} vs base")
+    return tuple(notes)
 
 
 def component_tables(records: Sequence[AdapterMeasurement]) -> tuple[ComponentTable, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,36 @@ def show(value: Any, digits: int = 4) -> str:
     else:
         text = f"{known:.{digits}g}"
     return text.replace("-", MINUS)
+
+
+def show_alike(values: Sequence[Any], digits: int = 4) -> list[str]:
+    """Numbers with the same decimals, as many as give the largest one its significant digits.
+
+    Numbers too small to be seen with those decimals are shown by `show`.
+
+    Example:
+        >>> show_alike([21.4, 22.0, 25.31, None])
+        ['21.40', '22.00', '25.31', '–']
+        >>> show_alike([21.4, 22.0])
+        ['21.4', '22.0']
+    """
+    known = [value for item in values if (value := number(item)) is not None and value != 0]
+    if not known:
+        return [show(value, digits) for value in values]
+    decimals = min(10, max(0, digits - 1 - math.floor(math.log10(max(map(abs, known))))))
+    texts = {}
+    for place, item in enumerate(values):
+        value = number(item)
+        if value is not None and 10.0 ** (1 - decimals) <= abs(value) < 1e12:
+            texts[place] = f"{value:,.{decimals}f}".replace("-", MINUS)
+    while texts and all("." in text and text[-1] in "0." for text in texts.values()):
+        texts = {place: text[:-1] for place, text in texts.items()}
+    return [texts.get(place, show(item, digits)) for place, item in enumerate(values)]
+
+
+def show_metrics(metric: str, values: Sequence[Any]) -> list[str]:
+    """A metric's values as the report prints them side by side."""
+    return [show_metric(metric, value) for value in values] if is_fraction(metric) else show_alike(values)
 
 
 def show_metric(metric: str, value: Any) -> str:
@@ -65,7 +96,7 @@ def unit_of(metric: str) -> str:
     """The unit as the report prints it, possibly empty."""
     if metric not in METRICS:
         return ""
-    return {"nats": "nats", "fraction": "percent", "ratio": "ratio", "rank": "directions", "perplexity": ""}[
+    return {"nats": "nats", "fraction": "", "ratio": "ratio", "rank": "directions", "perplexity": ""}[
         METRICS[metric].unit
     ]
 

@@ -211,3 +211,15 @@ def test_bad_input_is_named(joint: np.ndarray | torch.Tensor, message: str) -> N
     with pytest.raises(InputError) as error:
         mutual_information_bounds(joint)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_both_constants_are_the_best_possible() -> None:
+    """The joints of docs/science/information.md that come as close to either bound as one likes."""
+    n = 1000
+    off_diagonal = mutual_information_bounds(1 - np.eye(n))
+    assert off_diagonal.mi == pytest.approx(off_diagonal.lower, rel=2e-3)
+    rare, ratio = 1e-7, 50.0
+    both = ratio * rare**2
+    corner = mutual_information_bounds([[both, rare - both], [rare - both, 1 - 2 * rare + both]])
+    assert corner.max_ratio == pytest.approx(ratio, rel=1e-6)
+    assert corner.mi == pytest.approx(corner.upper, rel=1e-3)

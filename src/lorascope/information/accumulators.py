@@ -169,7 +169,8 @@ class JointAccumulator(Accumulator):
         groups: Largest size of a side of the matrix; None for no lumping.
         seed: Seed of the partition; both sides share it when they have the same size.
         device: Where the matrix lives.
-        dtype: Of the matrix. A float32 sum over n updates is good to about sqrt(n) 6e-8.
+        dtype: Of the matrix. A float32 sum over n updates is good to about sqrt(n) 6e-8, and n 6e-8 where all
+            updates are equal; float64 takes twice the memory.
 
     Raises:
         InputError: A size is below 1.

@@ -144,5 +144,5 @@ def correlated_gaussians(
         raise InputError(f"correlations {list(correlations)}: each must be in (-1, 1)")
     rho = torch.tensor(list(correlations), dtype=torch.float64)
     x, noise = (torch.randn(n, len(rho), generator=generator, dtype=torch.float64) for _ in range(2))
-    mi = -0.5 * math.fsum(math.log1p(-r * r) for r in correlations)
+    mi = 0.5 * math.fsum(-math.log1p(-r * r) for r in correlations)
     return x, rho * x + (1.0 - rho.square()).sqrt() * noise, mi

@@ -103,9 +103,11 @@ def test_other_settings_split_groups_and_the_base_joins_those_of_its_task() -> N
     assert groups[3].runs == ()
 
 
-def test_repeats_are_called_by_name() -> None:
-    one, two = make_run(4), make_run(4, seed=1)
-    (group,) = group_records([one, RunRecord(**{**vars(two), "name": "again"})])
+def test_repeats_are_called_by_their_seed_or_name() -> None:
+    one = make_run(4)
+    (group,) = group_records([one, make_run(4, seed=1)])
+    assert group.labels == ("rank 4 (seed 0)", "rank 4 (seed 1)")
+    (group,) = group_records([one, RunRecord(**{**vars(one), "name": "again"})])
     assert group.labels == ("rank-4", "again")
 
 

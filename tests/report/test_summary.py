@@ -122,7 +122,7 @@ def test_two_quantities_follow_the_numbers(runs: list[RunRecord]) -> None:
 def test_printed_bound_is_counted_over_components(runs: list[RunRecord]) -> None:
     text = texts(runs)["The printed bound is below what it should bound"]
     assert "It lies below it in 630 of 630 components, so that it bounds nothing here." in text
-    assert "At rank 4, summed: 4.959 nats printed, 31.55 nats measured." in text
+    assert "Summed over components at rank 4: 4.959 nats printed, 31.55 nats measured." in text
     assert "enclose it in all of them" in text
 
 
@@ -162,7 +162,7 @@ def test_rank_used(runs: list[RunRecord]) -> None:
 def test_update_size(runs: list[RunRecord]) -> None:
     assert "1.8% at rank 4, 3.6% at rank 16 and 7.2% at rank 64" in texts(runs)["Size of the update rises with rank"]
     idle = texts([bare(update_ratio=0.0)])
-    assert "It is zero at the adapter: nothing was learned." in idle["An adapter that does nothing"]
+    assert "It is zero with the adapter: nothing was learned." in idle["An adapter that does nothing"]
 
 
 def test_a_bare_measurement_without_rank() -> None:
@@ -189,6 +189,13 @@ def test_a_base_model_alone(runs: list[RunRecord]) -> None:
     assert summary.headline == "What SmolLM2-135M-Instruct does on towns without an adapter."
     assert summary.groups[0].done == "SmolLM2-135M-Instruct was evaluated on towns without an adapter."
     assert summary.groups[0].findings[0] == Finding("Accuracy of the model", "The model answers 49.0% correctly.")
+
+
+def test_only_the_quantity_that_was_measured_is_explained() -> None:
+    text = texts([bare(miub_js=0.5)])["How far the adapter moved the features"]
+    assert text.startswith("Eq. 9, in nats, is 0.5 with the adapter. Eq. 9 says how far")
+    assert "mutual information" not in text
+    assert "Theorem 3's mutual information" in texts([bare(mi_joint=0.5)])["How much the outputs depend"]
 
 
 def test_nothing_known_says_nothing() -> None:

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from lorascope.core.errors import InputError
 from lorascope.figures.numbers import number
-from lorascope.figures.style import DASHES, LINES, MARKS, SCALE, base_layout, label_of, safe
+from lorascope.figures.style import DASHES, LINES, MARKS, SCALE, base_layout, label_of, safe, short
 
 NO_LAYER = "other"
 
@@ -129,6 +129,7 @@ def plot_layer_heatmap(info: LayerHeatmapInfo) -> go.Figure:
         "orientation": "h",
         "thickness": 10,
         "outlinewidth": 0,
+        "exponentformat": "e",
         "x": 0,
         "xanchor": "left",
         "y": 1,
@@ -152,7 +153,8 @@ def plot_layer_heatmap(info: LayerHeatmapInfo) -> go.Figure:
         colorbar=colorbar,
     )
     layout = base_layout(height=190 + 18 * len(info.layers))
-    layout.xaxis.update(type="category", showgrid=False, side="bottom", autotickangles=[0, -45, -90])
+    places = {"tickvals": list(range(len(info.projections))), "ticktext": [short(name) for name in info.projections]}
+    layout.xaxis.update(type="category", showgrid=False, autotickangles=[0, -45, -90], **places)
     layout.yaxis.update(type="category", showgrid=False, autorange="reversed", title={"text": "layer"}, nticks=40)
     return go.Figure(heat, layout)
 
@@ -190,7 +192,7 @@ def plot_depth_profile(info: DepthProfileInfo) -> go.Figure:
         figure.add_scatter(
             x=list(layers),
             y=list(values),
-            name=safe(name),
+            name=short(name),
             mode="lines+markers",
             line={"color": LINES[index % len(LINES)], "dash": DASHES[index // len(LINES) % len(DASHES)], "width": 2},
             marker={"symbol": MARKS[index % len(MARKS)], "size": 6},

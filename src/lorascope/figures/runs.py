@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from lorascope.core.errors import InputError
 from lorascope.core.metrics import METRICS
 from lorascope.figures.numbers import number
-from lorascope.figures.style import DASHES, LINES, MARKS, base_layout, label_of, safe
+from lorascope.figures.style import DASHES, LINES, MARKS, base_layout, label_of, safe, short
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def plot_metric_against_rank(info: MetricAgainstRankInfo) -> go.Figure:
         shared = {
             "x": places,
             "mode": "lines+markers",
-            "name": safe(line.name),
+            "name": short(line.name, 60),
             "legendgroup": str(index),
             "marker": {"size": 9, "symbol": mark, "color": color},
         }
@@ -211,7 +211,7 @@ def plot_loss_curves(info: LossCurvesInfo) -> go.Figure:
         figure.add_scatter(
             x=list(steps),
             y=list(losses),
-            name=safe(name),
+            name=short(name),
             mode="lines+markers" if len(steps) < 40 else "lines",
             line={"color": LINES[index % len(LINES)], "dash": DASHES[index // len(LINES) % len(DASHES)], "width": 2},
             marker={"size": 5},

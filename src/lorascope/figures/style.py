@@ -24,6 +24,19 @@ def safe(text: object) -> str:
     return html.escape(str(text), quote=False)
 
 
+def short(text: object, length: int = 32) -> str:
+    """Text for a tick or a legend: a long name keeps its start and its end.
+
+    Example:
+        >>> short("attention.output.dense", 13)
+        'attent….dense'
+    """
+    name = str(text)
+    if len(name) > length:
+        name = f"{name[: length // 2]}…{name[-(length - length // 2 - 1) :]}"
+    return safe(name)
+
+
 def label_of(metric: str) -> str:
     """The metric's label, with its unit if that is nats; an unknown name as it is."""
     known = METRICS.get(metric)
@@ -34,7 +47,14 @@ def label_of(metric: str) -> str:
 
 def base_layout(**changes: Any) -> go.Layout:
     """A layout with transparent background and neutral ink, with changes on top."""
-    axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "ticks": "", "automargin": True}
+    axis = {
+        "gridcolor": GRID,
+        "zeroline": False,
+        "linecolor": GRID,
+        "ticks": "",
+        "automargin": True,
+        "exponentformat": "e",
+    }
     layout = go.Layout(
         template="none",
         paper_bgcolor="rgba(0,0,0,0)",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lorascope.report.facts import total
-from lorascope.report.groups import Group
+from lorascope.report.groups import Group, at
 from lorascope.report.text import listing, show_metrics
 from lorascope.results import AdapterMeasurement
 
@@ -73,4 +73,4 @@ def each(group: Group, metric: str) -> str:
     """The values of all runs as a phrase: ``2.4 at rank 4 and 2.3 at rank 16``."""
     found = values_of(group, metric)
     texts = show_metrics(metric, [value for _, _, value in found])
-    return listing([f"{text} at {label}" for text, (label, _, _) in zip(texts, found, strict=True)])
+    return listing([f"{text} {at(label)}" for text, (label, _, _) in zip(texts, found, strict=True)])

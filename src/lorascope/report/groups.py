@@ -75,6 +75,16 @@ def group_records(records: Sequence[AdapterMeasurement]) -> tuple[Group, ...]:
     return tuple(groups)
 
 
+def at(label: str) -> str:
+    """A run's label as part of a sentence.
+
+    Example:
+        >>> at("rank 4"), at("the adapter")
+        ('at rank 4', 'with the adapter')
+    """
+    return f"at {label}" if label.startswith("rank ") else f"with {label}"
+
+
 def shared(groups: Sequence[Group], *names: str) -> list[str]:
     """The different values that the groups' runs have for a fact, as text in order of appearance."""
     values = [fact(member, *names) for group in groups for member in group.members]
@@ -103,6 +113,9 @@ def _labels(runs: Sequence[AdapterMeasurement]) -> tuple[str, ...]:
     ranks = [run.rank for run in runs]
     if len(runs) == 1 and not isinstance(runs[0], RunRecord):
         return ("the adapter",)
-    if all(rank is not None for rank in ranks) and len(set(ranks)) == len(ranks):
+    if None not in ranks and len(set(ranks)) == len(ranks):
         return tuple(f"rank {rank}" for rank in ranks)
+    seeds = [fact(run, "seed") for run in runs]
+    if None not in ranks and None not in seeds and len(set(zip(ranks, seeds, strict=True))) == len(runs):
+        return tuple(f"rank {rank} (seed {seed})" for rank, seed in zip(ranks, seeds, strict=True))
     return tuple(display_name(run, index, len(runs)) for index, run in enumerate(runs))

@@ -7,9 +7,15 @@ from typing import Any
 from lorascope.figures.numbers import number
 from lorascope.report.facts import total
 from lorascope.report.findings import TINY, Finding, Trend, base_value, by_rank, each, trend, values_of
-from lorascope.report.groups import Group
+from lorascope.report.groups import Group, at
 from lorascope.report.text import listing, show
 from lorascope.results import AdapterMeasurement
+
+_SHIFT = (
+    "Eq. 9 says how far the adapter moved the distribution of each layer's features (zero for an adapter that does "
+    "nothing)"
+)
+_JOINT = "Theorem 3's mutual information says how much the adapted output still depends on the frozen one"
 
 
 def two_quantities(group: Group) -> Finding | None:
@@ -30,11 +36,10 @@ def two_quantities(group: Group) -> Finding | None:
             moves[metric] = trend(list(path.values()))
             text += f"; it {moves[metric]} with rank"
         sentences.append(f"{text}.")
-    sentences.append(
-        "The two answer different questions: Eq. 9 says how far the adapter moved the distribution of each layer's "
-        "features (zero for an adapter that does nothing), the mutual information of Theorem 3 says how much the "
-        "adapted output still depends on the frozen one."
-    )
+    if shift and joint:
+        sentences.append(f"The two answer different questions: {_SHIFT}; {_JOINT}.")
+    else:
+        sentences.append(f"{(_SHIFT if shift else _JOINT)}.")
     if len(moves) == 2:
         first, second = moves["miub_js"], moves["mi_joint"]
         opposite = {first, second} == {"rises", "falls"}
@@ -91,7 +96,7 @@ def printed_bound(group: Group) -> Finding | None:
         text += "."
     example = next(iter(values_of(group, "miub_joint")), None)
     if example is not None and (mi := total(example[1], "mi_joint")) is not None:
-        text += f" At {example[0]}, summed: {show(example[2])} nats printed, {show(mi)} nats measured."
+        text += f" Summed over components {at(example[0])}: {show(example[2])} nats printed, {show(mi)} nats measured."
     if bounded:
         text += (
             f" The valid bounds, (2/ln 2) JS and kappa(R) JS, enclose it in {inside:,} of {bounded:,}."
@@ -117,7 +122,7 @@ def rank_used(group: Group) -> Finding | None:
         return None
     shares = [value / (run.rank or 1) for _, run, value in values]
     parts = [
-        f"{show(value, 3)} of {run.rank} at {label} ({100 * share:.0f}%)"
+        f"{show(value, 3)} of {run.rank} {at(label)} ({100 * share:.0f}%)"
         if label != f"rank {run.rank}"
         else f"{show(value, 3)} of {run.rank} ({100 * share:.0f}%)"
         for (label, run, value), share in zip(values, shares, strict=True)
@@ -137,11 +142,14 @@ def update_size(group: Group) -> Finding | None:
     values = values_of(group, "update_ratio")
     if not values:
         return None
-    parts = listing([f"{show(100 * value, 3)}% at {label}" for label, _, value in values])
+    parts = listing([f"{show(100 * value, 3)}% {at(label)}" for label, _, value in values])
     text = f"On average over the components, the update is {parts} of the size of the frozen output."
     idle = [label for label, _, value in values if value == 0]
     if idle:
-        return Finding("An adapter that does nothing", f"{text} It is zero at {listing(idle)}: nothing was learned.")
+        return Finding(
+            "An adapter that does nothing",
+            f"{text} It is zero {listing([at(label) for label in idle])}: nothing was learned.",
+        )
     path = by_rank(group, "update_ratio")
     move = f" {trend(list(path.values()))} with rank" if len(path) > 1 else ""
     return Finding(f"Size of the update{move}", text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lorascope.report.facts import Difference, accuracy_difference
 from lorascope.report.findings import TINY, Finding, base_value, each, values_of
-from lorascope.report.groups import Group
+from lorascope.report.groups import Group, at
 from lorascope.report.text import MINUS, listing, plural, show, show_alike, show_change, show_metric
 
 
@@ -21,7 +21,7 @@ def accuracy(group: Group) -> Finding | None:
         return Finding("Accuracy without a base to compare", text)
     changes = [(label, value, accuracy_difference(group.base, run)) for label, run, value in values]
     known = [(label, value, change) for label, value, change in changes if change is not None]
-    parts = [f"{show_metric('accuracy', value)} at {label} ({_points(change)})" for label, value, change in known]
+    parts = [f"{show_metric('accuracy', value)} {at(label)} ({_points(change)})" for label, value, change in known]
     text = f"The base model answers {show_metric('accuracy', before)} correctly; with the adapter, {listing(parts)}."
     text += _confidence([change for _, _, change in known])
     if len(values) > 1:
@@ -100,7 +100,7 @@ def forgetting(group: Group) -> Finding | None:
     elif len(worse) == len(values):
         note = "A rise means that something was forgotten."
     else:
-        note = f"It rose at {listing(worse)}: something was forgotten there."
+        note = f"It rose {listing([at(label) for label in worse])}: something was forgotten there."
     return Finding(found.title, f"{found.text} {note}")
 
 
@@ -120,7 +120,7 @@ def _lower_is_better(
     first, *texts = show_alike([before, *(value for _, _, value in values)])
     for text, (label, _, value) in zip(texts, values, strict=True):
         share = f", {100 * (value / before - 1):+.1f}%".replace("-", MINUS) if relative and before else ""
-        parts.append(f"{text} at {label} ({show_change(metric, value - before)}{share})")
+        parts.append(f"{text} {at(label)} ({show_change(metric, value - before)}{share})")
     changes = [value - before for _, _, value in values]
     text = f"{name} is {first}{unit} for the base and {listing(parts)}."
     if all(change < 0 for change in changes):

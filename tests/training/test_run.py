@@ -226,6 +226,12 @@ def test_model_without_tokenizer_is_refused(spec: RunSpec, tmp_path: Path, model
         run(spec, tmp_path / "r", model=model)
 
 
+def test_several_processes_are_refused(spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="a run uses one process"):
+        run(spec, tmp_path / "r")
+
+
 def test_divergence_keeps_no_result(spec: RunSpec, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="training diverged"):
         run(dataclasses.replace(spec, learning_rate=1e30, max_grad_norm=0), tmp_path / "r", progress=False)

@@ -6,18 +6,19 @@ import itertools
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from accelerate.utils import extract_model_from_parallel
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from lorascope.core.errors import InputError
+from lorascope.core.errors import InputError, unknown_name
 from lorascope.core.metrics import resolve_groups
 from lorascope.core.seeds import preserved_random_state
 from lorascope.measuring import measure
+from lorascope.training.spec import TOKENS, VARIANTS
 
 
-class InformationCallback(TrainerCallback):  # type: ignore[misc]
+class InformationCallback(TrainerCallback):
     """Measures the adapter at every evaluation, and logs the totals beside the evaluation's own numbers.
 
     The values go through ``trainer.log``, so they reach ``state.log_history`` and every tracker of ``report_to``, and
@@ -62,6 +63,9 @@ class InformationCallback(TrainerCallback):  # type: ignore[misc]
         self.tokens = tokens
         self.prefix = prefix
         self.seed = seed
+        for kind, value, known in (("variant", variant, VARIANTS), ("tokens", tokens, TOKENS)):
+            if value not in known:
+                raise unknown_name(kind, value, known)
         if max_samples is not None and max_samples < 1:
             raise InputError(f"max_samples {max_samples} must be at least 1")
         self.max_samples = max_samples
@@ -100,8 +104,8 @@ class InformationCallback(TrainerCallback):  # type: ignore[misc]
                 data,
                 tokenizer=kwargs.get("processing_class"),
                 metrics=self.metrics,
-                variant=self.variant,
-                tokens=self.tokens,
+                variant=cast(Any, self.variant),
+                tokens=cast(Any, self.tokens),
                 batch_size=args.per_device_eval_batch_size,
                 seed=self.seed,
                 progress=False,

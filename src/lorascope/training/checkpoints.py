@@ -94,7 +94,7 @@ def find_resume(folder: Path, *, discard: bool = False) -> Resume:
         key=lambda path: _step(path) or 0,
         reverse=True,
     )
-    skipped = []
+    skipped: list[str] = []
     for path in found:
         fault = checkpoint_fault(path)
         if fault is None:

@@ -21,7 +21,7 @@ from lorascope.training.spec import RunSpec
 from lorascope.training.writing import explain_save_errors
 
 
-class AdapterTrainer(Trainer):  # type: ignore[misc]
+class AdapterTrainer(Trainer):
     """A Trainer whose checkpoints hold the adapter only, and which never asks a hub about the base model."""
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -31,8 +31,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         would add a pickled copy of its arguments.
         """
         if self.args.should_save:
-            folder = output_dir if output_dir is not None else self.args.output_dir
-            self.model.save_pretrained(folder, save_embedding_layers=False)
+            model: Any = self.model
+            model.save_pretrained(output_dir or self.args.output_dir, save_embedding_layers=False)
 
 
 def training_arguments(spec: RunSpec, rows: int, folder: Path) -> TrainingArguments:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lorascope.adapters import check_rank
@@ -33,6 +34,15 @@ def fused_experts(model: nn.Module) -> list[str]:
         if parameter.dim() == 3 and "expert" in name
     }
     return sorted(found)
+
+
+def output_head(model: nn.Module) -> nn.Module | None:
+    """The layer that turns hidden states into logits over tokens; None for models without one."""
+    if not isinstance(model, PreTrainedModel):
+        return None
+    untyped: Any = model
+    head: nn.Module | None = untyped.get_output_embeddings()
+    return head
 
 
 def lora_config(model: nn.Module, spec: RunSpec, *, rank: int | None = None) -> LoraConfig:
@@ -61,7 +71,7 @@ def lora_config(model: nn.Module, spec: RunSpec, *, rank: int | None = None) -> 
                 "false, or name the target_modules"
             )
         # PEFT's own "all-linear" takes the router for a dense layer here.
-        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        head = output_head(model)
         linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
         targets = [name for name, _ in linear]
     return LoraConfig(
@@ -96,7 +106,7 @@ def attach_lora(model: nn.Module, spec: RunSpec, *, rank: int | None = None) -> 
     name = type(model).__name__
     if isinstance(model, PeftModel) or hasattr(model, "peft_config"):
         raise ModelError(f"the model ({name}) already has an adapter: give the base model, model.unload()")
-    if not hasattr(model, "get_output_embeddings") or model.get_output_embeddings() is None:
+    if output_head(model) is None:
         raise ModelError(f"the model ({name}) has no language-model head: load it with AutoModelForCausalLM")
     config = lora_config(model, spec, rank=rank)
     with preserved_random_state(), warnings.catch_warnings():

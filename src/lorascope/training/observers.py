@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import signal
 import sys
@@ -18,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from lorascope.core.errors import InputError
 
 
-class Progress(TrainerCallback):  # type: ignore[misc]
+class Progress(TrainerCallback):
     """One bar for the whole training, with the loss and the time left."""
 
     def __init__(self, label: str) -> None:
@@ -53,7 +54,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
             self.bar = None
 
 
-class LossHistory(TrainerCallback):  # type: ignore[misc]
+class LossHistory(TrainerCallback):
     """Hands each logged loss on, and stops a run whose loss is no longer a number.
 
     Args:
@@ -84,7 +85,7 @@ class LossHistory(TrainerCallback):  # type: ignore[misc]
             self.write({"step": state.global_step, **{name: float(logs[name]) for name in names if name in logs}})
 
 
-class Interrupt(TrainerCallback):  # type: ignore[misc]
+class Interrupt(TrainerCallback):
     """Ctrl-C that loses nothing: the first ends the step, saves and stops; the second stops at once.
 
     Also leaves out the checkpoint after the last step, since the adapter itself is saved then, and logs that step.
@@ -134,7 +135,7 @@ class Interrupt(TrainerCallback):  # type: ignore[misc]
 def quiet_transformers() -> Iterator[None]:
     """Let transformers report errors only, until the end of the block."""
     before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity(logging.ERROR)
     try:
         yield
     finally:

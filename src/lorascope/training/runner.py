@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from peft import PeftModel
 from torch import nn
@@ -76,6 +77,10 @@ def run(
     """
     if (model is None) != (tokenizer is None):
         raise InputError("give both model and tokenizer, or neither")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "a run uses one process: start it without accelerate launch, or use InformationCallback in your own trainer"
+        )
     folder = Path(out_dir).resolve()
     store, name = RunStore(folder.parent), folder.name
     _claim(store, name, spec, resume=resume)
@@ -247,13 +252,13 @@ class _Run:
             self.task,
             tokenizer=self.tokenizer,
             metrics=self.spec.metrics,
-            variant=self.spec.variant,
-            tokens=self.spec.tokens,
+            variant=cast(Any, self.spec.variant),
+            tokens=cast(Any, self.spec.tokens),
             batch_size=self.spec.eval_batch_size,
             split="test",
             limit=self.spec.measure_limit,
             max_length=self.longest(),
-            overlong=self.spec.overlong,
+            overlong=cast(Any, self.spec.overlong),
             pad_token=self.spec.pad_token,
             seed=self.spec.seed,
             progress=self.progress,

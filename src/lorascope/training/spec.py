@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,8 @@ from lorascope.core.metrics import resolve_groups
 from lorascope.core.spec import from_mapping
 
 OPTIMIZERS = ("adamw_torch", "adafactor", "sgd")
+VARIANTS = ("local", "base")
+TOKENS = ("all", "prompt", "completion", "last")
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -167,16 +169,17 @@ class RunSpec:
             )
         if not self.target_modules:
             raise InputError("target_modules is empty: use 'all-linear' or name the layers")
-        for kind, name, known in (
+        choices: tuple[tuple[str, str | None, Iterable[str]], ...] = (
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("schedule", self.schedule, SCHEDULES),
             ("overlong", self.overlong, ("error", "drop", "truncate")),
-            ("variant", self.variant, ("local", "base")),
-            ("tokens", self.tokens, ("all", "prompt", "completion", "last")),
+            ("variant", self.variant, VARIANTS),
+            ("tokens", self.tokens, TOKENS),
             ("preset", self.preset, PRESETS),
-        ):
-            if name is not None and name not in known:
-                raise unknown_name(kind, name, known)
+        )
+        for kind, given, known in choices:
+            if given is not None and given not in known:
+                raise unknown_name(kind, given, known)
         if self.warmup_steps and self.schedule == "constant":
             raise InputError(
                 f"warmup_steps {self.warmup_steps} has no effect with schedule 'constant': use 'constant_with_warmup'"

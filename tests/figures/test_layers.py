@@ -7,7 +7,7 @@ import pytest
 
 from lorascope.core.errors import InputError
 from lorascope.figures import depth_profile_info, layer_heatmap_info, plot_depth_profile, plot_layer_heatmap
-from lorascope.figures.numbers import number
+from lorascope.figures.finite import number
 
 RECORDS = [
     {"name": "l.1.q", "layer": 1, "projection": "q", "miub_js": 3.0},

@@ -55,7 +55,7 @@ def test_accuracy_over_the_base(runs: list[RunRecord]) -> None:
     # 17 of 100 questions turned right, none wrong: sd sqrt(0.17 * 0.83 * 100 / 99), over 10.
     assert "The base model answers 49.0% correctly; with the adapter, 66.0% at rank 4 (+17.0 ± 3.8 points)" in text
     assert "question by question; each difference is over two of them." in text
-    assert "The highest (rank 64) and the lowest (rank 16) are 7.0 ± 2.6 points apart, more than two" in text
+    assert "The highest, rank 64, and the lowest, rank 16, are 7.0 ± 2.6 points apart, more than two" in text
 
 
 def test_accuracy_that_fell_and_that_may_be_chance(runs: list[RunRecord]) -> None:
@@ -155,7 +155,7 @@ def test_a_bound_that_holds_somewhere_is_said() -> None:
 
 def test_rank_used(runs: list[RunRecord]) -> None:
     text = texts(runs)["34% to 85% of the given rank is used"]
-    assert "3.4 of 4 (85%), 9.6 of 16 (60%) and 21.5 of 64 (34%) directions" in text
+    assert "Effective rank, averaged over the components: 3.4 of 4 (85%), 9.6 of 16 (60%) and 21.5 of 64 (34%)." in text
     assert "The share that is used falls with rank." in text
 
 
@@ -181,7 +181,7 @@ def test_a_bare_measurement_without_rank() -> None:
         "How far the adapter moved the features",
         "Size of the update",
     ]
-    assert not any("seed" in caveat for caveat in summary.caveats)
+    assert not any("seed" in caveat or "plug-in" in caveat for caveat in summary.caveats)
 
 
 def test_a_base_model_alone(runs: list[RunRecord]) -> None:
@@ -232,6 +232,7 @@ def test_caveats_name_seeds_questions_samples_and_cut_rows(runs: list[RunRecord]
     assert "measured on 48 samples" in text
     assert "3 warnings were recorded" in text
     assert "cut" not in text
+    assert "plug-in" in text
     cut = replace(runs[1], counts={"truncated": 1, "dropped": 3}, warnings=[])
     text = " ".join(summarise([cut]).caveats)
     assert "Up to 1 row per run was cut to the model's length." in text
@@ -257,3 +258,6 @@ def test_twenty_runs_of_two_tasks_are_summed_up_by_task() -> None:
         "What LoRA changed in SmolLM2-135M-Instruct, trained on towns and piqa at ranks 4, 16, 64 and 128."
     )
     assert summary.tiles == ()
+    text = summary.groups[0].findings[0].text
+    assert "between 60.0% at rank 128 (seed 0) (+11.0 ± 3.1 points) and 70.0% at rank 64 (seed 0)" in text
+    assert "(8 runs, all in the table)" in text

@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from lorascope.core.errors import InputError
-from lorascope.figures.numbers import number
+from lorascope.figures.finite import number
 from lorascope.figures.style import DASHES, LINES, MARKS, SCALE, base_layout, label_of, safe, short
 
 NO_LAYER = "other"

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from lorascope.core.errors import InputError
 from lorascope.core.metrics import METRICS
-from lorascope.figures.numbers import number
+from lorascope.figures.finite import number
 from lorascope.figures.style import DASHES, LINES, MARKS, base_layout, label_of, safe, short
 
 

@@ -39,8 +39,13 @@ def caveats_of(groups: Sequence[Group]) -> tuple[str, ...]:
     if samples:
         seen = plural(samples[0], "sample") if len(samples) == 1 else f"{samples[0]:,} to {samples[-1]:,} samples"
         caveats.append(
-            f"Information was measured on {seen}. The plug-in mutual information depends on how many tokens were seen: "
-            "compare it only between measurements of the same data."
+            f"Information was measured on {seen}."
+            + (
+                " The plug-in mutual information depends on how many tokens were seen: compare it only between "
+                "measurements of the same data."
+                if any(total(run, "mi_joint") is not None for run in runs)
+                else ""
+            )
         )
     for key, verb in (("truncated", "cut to the model's length"), ("dropped", "left out as too long")):
         most = max((int(record.counts.get(key) or 0) for record in every), default=0)

@@ -17,8 +17,8 @@ from lorascope.figures import (
     plot_loss_curves,
     plot_metric_against_rank,
 )
+from lorascope.figures.finite import number
 from lorascope.figures.layers import NO_LAYER
-from lorascope.figures.numbers import number
 from lorascope.report.facts import accuracy_error
 from lorascope.report.groups import group_records
 from lorascope.report.tables import run_names

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lorascope.figures.numbers import number
+from lorascope.figures.finite import number
 from lorascope.results import AdapterMeasurement, RunRecord
 
 

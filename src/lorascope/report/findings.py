@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,4 +74,17 @@ def each(group: Group, metric: str) -> str:
     """The values of all runs as a phrase: ``2.4 at rank 4 and 2.3 at rank 16``."""
     found = values_of(group, metric)
     texts = show_metrics(metric, [value for _, _, value in found])
-    return listing([f"{text} {at(label)}" for text, (label, _, _) in zip(texts, found, strict=True)])
+    return condense([value for *_, value in found], [f"{text} {at(found[i][0])}" for i, text in enumerate(texts)])
+
+
+def condense(values: Sequence[float], parts: Sequence[str]) -> str:
+    """A phrase for each value as a list; of more than six, only those of the smallest and the largest.
+
+    Example:
+        >>> condense([2.0, 1.0], ["two", "one"]), condense([float(i) for i in range(9)], "abcdefghi")
+        ('two and one', 'between a and i (9 runs, all in the table)')
+    """
+    if len(parts) <= 6:
+        return listing(parts)
+    low, high = min(range(len(parts)), key=values.__getitem__), max(range(len(parts)), key=values.__getitem__)
+    return f"between {parts[low]} and {parts[high]} ({len(parts)} runs, all in the table)"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lorascope.figures.numbers import number
+from lorascope.figures.finite import number
 from lorascope.report.facts import display_name, fact
 from lorascope.results import AdapterMeasurement, RunRecord
 

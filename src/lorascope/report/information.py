@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from lorascope.figures.numbers import number
+from lorascope.figures.finite import number
 from lorascope.report.facts import total
-from lorascope.report.findings import TINY, Finding, Trend, base_value, by_rank, each, trend, values_of
+from lorascope.report.findings import TINY, Finding, Trend, base_value, by_rank, condense, each, trend, values_of
 from lorascope.report.groups import Group, at
 from lorascope.report.text import listing, show
 from lorascope.results import AdapterMeasurement
@@ -127,7 +127,7 @@ def rank_used(group: Group) -> Finding | None:
         else f"{show(value, 3)} of {run.rank} ({100 * share:.0f}%)"
         for (label, run, value), share in zip(values, shares, strict=True)
     ]
-    text = f"On average over the components, the update uses {listing(parts)} directions (effective rank)."
+    text = f"Effective rank, averaged over the components: {condense(shares, parts)}."
     path = {run.rank or 0: share for (_, run, _), share in zip(values, shares, strict=True)}
     if len(path) == len(values) > 1:
         move = trend([path[rank] for rank in sorted(path)])
@@ -142,8 +142,9 @@ def update_size(group: Group) -> Finding | None:
     values = values_of(group, "update_ratio")
     if not values:
         return None
-    parts = listing([f"{show(100 * value, 3)}% {at(label)}" for label, _, value in values])
-    text = f"On average over the components, the update is {parts} of the size of the frozen output."
+    parts = [f"{show(100 * value, 3)}% {at(label)}" for label, _, value in values]
+    shown = condense([value for *_, value in values], parts)
+    text = f"The update's size as a share of the frozen output's, averaged over the components: {shown}."
     idle = [label for label, _, value in values if value == 0]
     if idle:
         return Finding(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lorascope.report.facts import Difference, accuracy_difference
-from lorascope.report.findings import TINY, Finding, base_value, each, values_of
+from lorascope.report.findings import TINY, Finding, base_value, condense, each, values_of
 from lorascope.report.groups import Group, at
 from lorascope.report.text import MINUS, listing, plural, show, show_alike, show_change, show_metric
 
@@ -22,7 +22,8 @@ def accuracy(group: Group) -> Finding | None:
     changes = [(label, value, accuracy_difference(group.base, run)) for label, run, value in values]
     known = [(label, value, change) for label, value, change in changes if change is not None]
     parts = [f"{show_metric('accuracy', value)} {at(label)} ({_points(change)})" for label, value, change in known]
-    text = f"The base model answers {show_metric('accuracy', before)} correctly; with the adapter, {listing(parts)}."
+    shown = condense([value for _, value, _ in known], parts)
+    text = f"The base model answers {show_metric('accuracy', before)} correctly; with the adapter, {shown}."
     text += _confidence([change for _, _, change in known])
     if len(values) > 1:
         text += _best_and_worst(group)
@@ -78,7 +79,7 @@ def _best_and_worst(group: Group) -> str:
         False: "within two standard errors, so that this does not rank them",
     }
     tail = f", {verdict[change.clear]}" if change.clear is not None else ""
-    return f" The highest ({high[0]}) and the lowest ({low[0]}) are {_points(change).lstrip('+')} apart{tail}."
+    return f" The highest, {high[0]}, and the lowest, {low[0]}, are {_points(change).lstrip('+')} apart{tail}."
 
 
 def cross_entropy(group: Group) -> Finding | None:
@@ -122,7 +123,7 @@ def _lower_is_better(
         share = f", {100 * (value / before - 1):+.1f}%".replace("-", MINUS) if relative and before else ""
         parts.append(f"{text} {at(label)} ({show_change(metric, value - before)}{share})")
     changes = [value - before for _, _, value in values]
-    text = f"{name} is {first}{unit} for the base and {listing(parts)}."
+    text = f"{name} is {first}{unit} for the base and {condense([value for *_, value in values], parts)}."
     if all(change < 0 for change in changes):
         title = f"{short} fell"
     elif all(change > 0 for change in changes):

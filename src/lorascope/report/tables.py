@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorascope.core.metrics import METRICS
-from lorascope.figures.numbers import number
+from lorascope.figures.finite import number
 from lorascope.report.facts import accuracy_error, display_name, total
 from lorascope.report.groups import group_records
 from lorascope.report.text import DASH, show, show_change, show_metrics, unit_of

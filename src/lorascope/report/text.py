@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lorascope.core.metrics import METRICS
-from lorascope.figures.numbers import number
+from lorascope.figures.finite import number
 
 DASH = "–"
 MINUS = "−"

@@ -109,11 +109,12 @@ class AdapterMeasurement:
             expected = _CONTAINERS.get(name)
             if name not in values or (expected is not None and not isinstance(values[name], expected)):
                 raise DataError(f"'{source}' is not a whole lorascope result: '{name}' is missing or malformed")
-        totals = {name: math.nan if value is None else value for name, value in values["totals"].items()}
-        if any(isinstance(value, bool) or not isinstance(value, int | float) for value in totals.values()) or any(
+        given = values["totals"].values()
+        if any(isinstance(value, bool) or not isinstance(value, int | float | None) for value in given) or any(
             not isinstance(record, dict) for record in values["layers"]
         ):
             raise DataError(f"'{source}' is not a whole lorascope result: 'totals' or 'layers' is malformed")
+        totals = {name: math.nan if value is None else float(value) for name, value in values["totals"].items()}
         try:
             return target(**{**{name: values[name] for name in names}, "totals": totals})
         except TypeError as error:

@@ -3,6 +3,7 @@
 Models are loaded by `lorascope.tasks.embedded`.
 """
 
+from lorascope.tasks.bridge import lm_eval_scores, task_to_lm_eval
 from lorascope.tasks.collate import PaddingCollator, pad_token_id
 from lorascope.tasks.encode import Encoded, encode_task
 from lorascope.tasks.evaluate import Evaluation, evaluate_task
@@ -24,6 +25,8 @@ __all__ = [
     "TextRow",
     "encode_task",
     "evaluate_task",
+    "lm_eval_scores",
     "load_task",
     "pad_token_id",
+    "task_to_lm_eval",
 ]

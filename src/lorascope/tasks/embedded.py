@@ -18,14 +18,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import platformdirs
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from lorascope.core.errors import InputError, MissingDependencyError, ModelError
+from lorascope.core.errors import MissingDependencyError, ModelError, unknown_name
 from lorascope.core.files import explain_write_errors
 from lorascope.core.seeds import preserved_random_state
 
@@ -79,7 +78,7 @@ def embedded_model_path() -> Path:
 def load_model_and_tokenizer(
     name_or_path: str | Path,
     *,
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    dtype: str = "float32",
     device: str | torch.device | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer; code from the hub is never executed.
@@ -87,13 +86,14 @@ def load_model_and_tokenizer(
     Args:
         name_or_path: ``"smollm2"`` (embedded, no network), a local folder, or a hub id such as
             ``"HuggingFaceTB/SmolLM2-135M-Instruct"``.
-        dtype: Type of the weights.
+        dtype: Type of the weights: ``float32``, ``bfloat16`` or ``float16``.
         device: Where to put the model; by default it stays on the CPU.
 
     Returns:
         The model in evaluation mode, and the tokenizer.
 
     Raises:
+        InputError: The dtype is unknown.
         ModelError: There is no such model, it is not a causal language model, or it has no tokenizer.
         MissingDependencyError: The embedded model is asked for and not installed.
 
@@ -101,7 +101,7 @@ def load_model_and_tokenizer(
         >>> model, tokenizer = load_model_and_tokenizer("smollm2")  # doctest: +SKIP
     """
     if dtype not in DTYPES:
-        raise InputError(f"unknown dtype '{dtype}': choose from {', '.join(DTYPES)}")
+        raise unknown_name("dtype", dtype, DTYPES)
     source = _resolve(name_or_path)
     with quiet_transformers():
         try:

@@ -21,7 +21,8 @@ def load_files(path: Path) -> tuple[Kind, dict[str, tuple[Row, ...]], dict[str, 
 
     Args:
         path: A folder with at least one of ``train``, ``validation``, ``test`` as ``.jsonl`` or ``.parquet``, or one
-            such file. The rows of a single file are split by index so that no row is both learned and tested: index % 10 == 0 is test, == 5 validation, the rest train; split ``all`` has every row.
+            such file. The rows of a single file are split by index, so that no row is both learned and tested:
+            index % 10 == 0 is test, == 5 validation, the rest train; split ``all`` has every row.
 
     Returns:
         The kind of the rows, rows by split, and the SHA-256 of each file.

@@ -75,7 +75,7 @@ def load_task(
     else:
         path = Path(name).expanduser()
         if not path.exists():
-            if len(path.parts) > 1 or path.suffix:
+            if "/" in name or "\\" in name or path.suffix:
                 raise DataError(
                     f"no file or folder '{name}': give a path that exists, or a task name ({', '.join(TASKS)})"
                 )

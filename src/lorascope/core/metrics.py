@@ -177,7 +177,7 @@ _ALL = (
         "accuracy_norm",
         "Accuracy, length-normalised",
         "fraction",
-        "The same with each log-likelihood divided by the choice's length in bytes, as lm-eval's acc_norm.",
+        "The same with each log-likelihood divided by the choice's length in characters, as lm-eval's acc_norm.",
         "higher",
         group="accuracy",
         per_layer=False,

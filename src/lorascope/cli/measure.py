@@ -1,0 +1,158 @@
+"""``lorascope measure``: what a saved adapter does to its base model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def measure_command(
+    adapter: Annotated[str, typer.Argument(help="Folder (or hub id) of a LoRA adapter saved by PEFT.")],
+    task: Annotated[str, typer.Option(help="Known task, or a path to your own JSONL or Parquet rows.")] = "towns",
+    model: Annotated[str | None, typer.Option(help="Base model. [default: the one the adapter names]")] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Local folder with the rows of a known hub task.")] = None,
+    prompt: Annotated[str, typer.Option(help="Prompt: main, prompt1, prompt2, prompt3 or plain.")] = "main",
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    limit: Annotated[int | None, typer.Option(min=1, help="Most rows to measure.")] = 64,
+    metrics: Annotated[
+        str, typer.Option(help="Metrics with commas between, or all.")
+    ] = "miub_js,mi_joint,update_ratio,spectrum,ce,ppl",
+    variant: Annotated[str, typer.Option(help="local (one pass) or base (two, against the model without adapter).")] = "local",
+    tokens: Annotated[str, typer.Option(help="Which tokens count: all, prompt, completion or last.")] = "all",
+    reduction: Annotated[str, typer.Option(help="miub_js over tokens: mean, sum or sample_mean.")] = "mean",
+    score: Annotated[bool, typer.Option(help="Also score the task: accuracy, cross-entropy, perplexity.")] = True,
+    score_limit: Annotated[int | None, typer.Option(min=1, help="Most rows to score. [default: all]")] = None,
+    lm_eval: Annotated[str | None, typer.Option(help="Task names to score with lm-eval too, with commas.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows a forward pass.")] = 8,
+    max_length: Annotated[int | None, typer.Option(min=1, help="Longest row in tokens. [default: the context]")] = None,
+    overlong: Annotated[str, typer.Option(help="Longer rows: error, drop or truncate (counted).")] = "error",
+    pad_token: Annotated[str | None, typer.Option(help="Pad token where the tokenizer has none; eos works.")] = None,
+    joint_dim: Annotated[int, typer.Option(min=2, help="Wider layers are lumped to this many groups.")] = 2048,
+    any_base: Annotated[bool, typer.Option(help="Measure on a base the adapter was not trained on.")] = False,
+    dtype: Annotated[str, typer.Option(help="Type of the weights: float32, bfloat16 or float16.")] = "float32",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of samples and projections.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for result.json and report.html.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")] = False,
+    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+) -> None:
+    """Measure a LoRA adapter: information per layer, update size, rank used, cross-entropy, accuracy.
+
+    Works under  accelerate launch -m lorascope measure ...  with the same numbers.
+    """
+    from lorascope.core.files import require_empty_dir
+    from lorascope.core.metrics import resolve_groups
+
+    names = [name for name in metrics.split(",") if name]
+    resolve_groups(names)
+    if out is not None:
+        require_empty_dir(out, remedy="choose another --out, or empty it")
+
+    from lorascope.adapters import read_adapter_config
+
+    config = read_adapter_config(adapter)
+    _check_kind(adapter, config)
+
+    import json
+
+    from accelerate import PartialState
+    from rich.console import Console
+
+    from lorascope.adapters import attach_adapter
+    from lorascope.cli._console import largest, say_warnings, totals
+    from lorascope.measuring import measure
+    from lorascope.report import write_report
+    from lorascope.tasks import evaluate_task, load_task
+    from lorascope.tasks.embedded import load_model_and_tokenizer
+
+    loaded_task = load_task(task, prompt=prompt, data_dir=data_dir, seed=seed)
+    state = PartialState()
+    base, tokenizer = load_model_and_tokenizer(
+        model or _base_of(adapter, config),
+        dtype=dtype,  # type: ignore[arg-type]
+        device=state.device,
+    )
+    adapted = attach_adapter(base, adapter, any_base=any_base)
+    result = measure(
+        adapted,
+        loaded_task,
+        tokenizer=tokenizer,
+        metrics=names,
+        variant=variant,  # type: ignore[arg-type]
+        tokens=tokens,  # type: ignore[arg-type]
+        reduction=reduction,  # type: ignore[arg-type]
+        batch_size=batch_size,
+        split=split,
+        limit=limit,
+        max_length=max_length,
+        overlong=overlong,  # type: ignore[arg-type]
+        pad_token=pad_token,
+        joint_dim=joint_dim,
+        seed=seed,
+        progress=progress,
+    )
+    if not state.is_main_process:
+        return
+    result.provenance.update(adapter=adapter, data_sha256=dict(loaded_task.sources))
+    if score:
+        found = evaluate_task(
+            adapted,
+            tokenizer,
+            loaded_task,
+            split=split,
+            limit=score_limit,
+            max_length=max_length,
+            overlong=overlong,
+            pad_token=pad_token,
+            seed=seed,
+            progress=progress,
+        )
+        result.totals.update(found.metrics)
+        result.counts["questions"] = found.counts["samples"]
+        result.settings["evaluation"] = {**found.settings, "errors": found.errors}
+    if lm_eval:
+        from lorascope.tasks.harness import lm_eval_scores
+
+        result.settings["lm_eval"] = lm_eval_scores(adapted, tokenizer, lm_eval.split(","), limit=score_limit)
+    console = Console()
+    if as_json:
+        console.print_json(json.dumps(result.to_dict(), allow_nan=False))
+    else:
+        console.print(totals(result, title=f"{adapter} on {task}: {result.counts['samples']} rows"))
+        if (table := largest(result)) is not None:
+            console.print(table)
+        if lm_eval:
+            console.print_json(json.dumps(result.settings["lm_eval"]))
+        say_warnings(console, [result])
+    if out is not None:
+        result.save(out / "result.json")
+        report = write_report([result], out / "report.html", title=f"{adapter} on {task}")
+        if not as_json:
+            console.print(f"report: {report}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _check_kind(adapter: str, config: Any) -> None:
+    """Refuse adapters of classifiers here, where only causal language models are loaded."""
+    from lorascope.core.errors import AdapterError
+
+    kind = str(getattr(config.task_type, "value", config.task_type) or "CAUSAL_LM")
+    if kind != "CAUSAL_LM":
+        raise AdapterError(
+            f"adapter '{adapter}' is for {kind}: this command loads causal language models; "
+            "call lorascope.measure(model, batches) in Python for others"
+        )
+
+
+def _base_of(adapter: str, config: Any) -> str:
+    """The base model that an adapter names, by lorascope's own record first."""
+    from lorascope.adapters.load import RECORD_FILE
+    from lorascope.core.errors import AdapterError
+    from lorascope.core.files import read_json
+
+    record = Path(adapter) / RECORD_FILE
+    named = read_json(record).get("base_model") if record.is_file() else None
+    named = named or config.base_model_name_or_path
+    if not named:
+        raise AdapterError(f"adapter '{adapter}' names no base model: pass it with --model")
+    return str(named)

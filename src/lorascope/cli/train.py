@@ -1,0 +1,110 @@
+"""``lorascope train``: fine-tune one adapter and measure it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def train_command(
+    out: Annotated[Path, typer.Option(help="Folder for the adapter, the result and the report.")],
+    config: Annotated[Path | None, typer.Option(help="YAML file with any options of the run; flags override it.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Recipe: paper (Adam 4e-5, batch 32) or quick.")] = None,
+    model: Annotated[str | None, typer.Option(help="Base model: smollm2 (embedded), a folder or a hub id.")] = None,
+    task: Annotated[str | None, typer.Option(help="Known task, or a path to your own JSONL or Parquet rows.")] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Local folder with the rows of a known hub task.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Prompt: main, prompt1, prompt2, prompt3 or plain.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of the update. [default: 16]")] = None,
+    alpha: Annotated[float | None, typer.Option(help="LoRA alpha. [default: twice the rank]")] = None,
+    dropout: Annotated[float | None, typer.Option(help="LoRA dropout. [default: 0]")] = None,
+    target_modules: Annotated[
+        str | None, typer.Option(help="all-linear, a regular expression, or names with commas. [default: all-linear]")
+    ] = None,
+    rslora: Annotated[bool | None, typer.Option("--rslora/--no-rslora", help="Scale by alpha / sqrt(rank).")] = None,
+    dora: Annotated[bool | None, typer.Option("--dora/--no-dora", help="Train magnitudes beside the update.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", "--learning-rate", help="Learning rate. [default: 4e-5]")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adamw_torch, adafactor or sgd.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows a step. [default: 32]")] = None,
+    micro_batch_size: Annotated[int | None, typer.Option(help="Rows a forward pass, to save memory.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", "--max-steps", help="Training steps.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the data. [default: 1]")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="constant, constant_with_warmup, linear or cosine. [default: constant]")
+    ] = None,
+    warmup_steps: Annotated[int | None, typer.Option(help="Steps over which the rate rises.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed. [default: 0]")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Longest row in tokens. [default: the context]")] = None,
+    overlong: Annotated[str | None, typer.Option(help="Longer rows: error, drop or truncate (counted).")] = None,
+    pad_token: Annotated[str | None, typer.Option(help="Pad token where the tokenizer has none; eos works.")] = None,
+    train_limit: Annotated[int | None, typer.Option(help="Most rows to train on.")] = None,
+    eval_limit: Annotated[int | None, typer.Option(help="Most test rows to score.")] = None,
+    measure_limit: Annotated[int | None, typer.Option(help="Most test rows to measure. [default: 64]")] = None,
+    metrics: Annotated[str | None, typer.Option(help="Metrics with commas between, or all.")] = None,
+    text_task: Annotated[str | None, typer.Option(help="Text whose perplexity shows forgetting, e.g. sotu.")] = None,
+    text_limit: Annotated[int | None, typer.Option(help="Most windows of that text.")] = None,
+    report_to: Annotated[str | None, typer.Option(help="Tracker of transformers: tensorboard, wandb ...")] = None,
+    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+) -> None:
+    """Fine-tune a LoRA adapter, measure it, and save it as plain PEFT.
+
+    The result folder holds adapter/ (loads in PEFT as it is), result.json and report.html. Stop with Ctrl-C and run the
+    same command again: it goes on from the last checkpoint.
+    """
+    given: dict[str, Any] = {
+        "preset": preset,
+        "model": model,
+        "task": task,
+        "data_dir": data_dir,
+        "prompt": prompt,
+        "rank": rank,
+        "alpha": alpha,
+        "dropout": dropout,
+        "target_modules": _names(target_modules),
+        "use_rslora": rslora,
+        "use_dora": dora,
+        "learning_rate": lr,
+        "optimizer": optimizer,
+        "batch_size": batch_size,
+        "micro_batch_size": micro_batch_size,
+        "max_steps": steps,
+        "epochs": epochs,
+        "schedule": schedule,
+        "warmup_steps": warmup_steps,
+        "seed": seed,
+        "max_length": max_length,
+        "overlong": overlong,
+        "pad_token": pad_token,
+        "train_limit": train_limit,
+        "eval_limit": eval_limit,
+        "measure_limit": measure_limit,
+        "metrics": metrics.split(",") if metrics else None,
+        "text_task": text_task,
+        "text_limit": text_limit,
+        "report_to": report_to,
+    }
+    from lorascope.core.spec import load_yaml
+
+    values = {**(load_yaml(config) if config else {}), **{key: v for key, v in given.items() if v is not None}}
+
+    from rich.console import Console
+
+    from lorascope.cli._console import largest, say_warnings, totals
+    from lorascope.report import write_report
+    from lorascope.training import RunSpec, run
+
+    spec = RunSpec.from_mapping(values, source=str(config) if config else "command line")
+    record = run(spec, out, progress=progress)
+    report = write_report([record], out / "report.html", title=f"{record.name}: {spec.model} on {spec.task}")
+    console = Console()
+    console.print(totals(record, title=f"{spec.model} on {spec.task}, rank {spec.rank}"))
+    if (table := largest(record)) is not None:
+        console.print(table)
+    say_warnings(console, [record])
+    for label, path in (("adapter", out / "adapter"), ("report", report)):
+        console.print(f"{label}: {path}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _names(text: str | None) -> str | list[str] | None:
+    return text.split(",") if text and "," in text else text

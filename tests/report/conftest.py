@@ -68,7 +68,7 @@ def make_run(rank: int, *, layers: int = 30, **spec: Any) -> RunRecord:
             for (layer, name), weight in zip(places, weights, strict=True)
         ],
         counts={"samples": 48, "tokens": 1120, "components": len(places), "questions": 100},
-        settings={"variant": "local", "tokens": "all", "reduction": "mean", "joint_dim": 2048},
+        settings={"variant": "local", "tokens": "all", "reduction": "mean", "evaluation": {"errors": {"ce": 0.25}}},
         warnings=["mi_joint: 30 components wider than 1024 were lumped into 1024 groups"] if rank else [],
         provenance={
             "created": "2026-11-22T19:09:00+00:00",

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lorascope.report.facts import accuracy_difference, accuracy_error, display_name, fact, questions
+from lorascope.report.facts import accuracy_difference, accuracy_error, display_name, fact, questions, recorded_error
 from lorascope.report.groups import group_records
 from lorascope.results import AdapterMeasurement, RunRecord
 from tests.report.conftest import make_run
@@ -49,6 +49,13 @@ def test_difference_without_counts_has_no_error() -> None:
     assert accuracy_difference(run(0.25), run(math.nan)) is None
 
 
+def test_errors_of_other_totals_are_those_that_were_recorded() -> None:
+    record = AdapterMeasurement(totals={}, layers=[], settings={"evaluation": {"errors": {"ce": 0.5, "ppl": "x"}}})
+    assert [recorded_error(record, name) for name in ("ce", "ppl", "text_ppl")] == [0.5, None, None]
+    assert recorded_error(run(0.5, questions=101), "accuracy") == pytest.approx(0.05)
+    assert recorded_error(run(0.5), "ce") is None
+
+
 def test_identical_answers_have_no_standard_error() -> None:
     change = accuracy_difference(run(0.5, [True, False]), run(0.5, [True, False]))
     assert change is not None and change.error is None
@@ -71,6 +78,7 @@ def test_facts_come_from_spec_then_settings_then_provenance() -> None:
 
 def test_names_of_measurements() -> None:
     assert display_name(AdapterMeasurement(totals={}, layers=[])) == "adapter"
+    assert display_name(RunRecord(name="rank-0", totals={}, layers=[], spec={"rank": 0})) == "base"
     assert display_name(AdapterMeasurement(totals={}, layers=[]), 1, 3) == "adapter 2"
     assert display_name(AdapterMeasurement(totals={}, layers=[], settings={"adapter": "out/a"})) == "out/a"
 

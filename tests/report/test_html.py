@@ -245,6 +245,8 @@ def test_comparison_shows_errors_and_changes(runs: list[RunRecord]) -> None:
         ("± 4.9", "+14.0 vs base"),
         ("± 4.6", "+21.0 vs base"),
     ]
+    surprise = next(row for row in blocks["What the model can do"] if row.name == "ce")
+    assert [cell.notes for cell in surprise.cells][:2] == [("± 0.25",), ("± 0.25", "−4.03 vs base")]
     shift = blocks["What changed inside"][0]
     assert (shift.label, shift.unit) == ("MIUB (Eq. 9)", "nats")
     assert [cell.text for cell in shift.cells] == ["0", "0.0031", "0.0085", "0.0392"]

@@ -53,6 +53,15 @@ def accuracy_error(record: AdapterMeasurement) -> float | None:
     return math.sqrt(share * (1 - share) / (count - 1))
 
 
+def recorded_error(record: AdapterMeasurement, metric: str) -> float | None:
+    """The standard error of a total: the accuracy's computed here, others as the evaluation recorded them."""
+    if metric == "accuracy":
+        return accuracy_error(record)
+    evaluation = record.settings.get("evaluation")
+    errors = evaluation.get("errors") if isinstance(evaluation, dict) else None
+    return number(errors.get(metric)) if isinstance(errors, dict) else None
+
+
 def accuracy_difference(first: AdapterMeasurement, second: AdapterMeasurement) -> Difference | None:
     """Accuracy of the second record minus that of the first.
 
@@ -89,9 +98,9 @@ def fact(record: AdapterMeasurement, *names: str) -> Any:
 
 
 def display_name(record: AdapterMeasurement, index: int = 0, count: int = 1) -> str:
-    """The run's name; for a bare measurement that of its adapter, or its place among the records."""
+    """The run's name, ``base`` for a base model; for a bare measurement that of its adapter, or its place among the records."""
     if isinstance(record, RunRecord) and record.name:
-        return record.name
+        return "base" if record.is_base else record.name
     adapter = fact(record, "adapter")
     if isinstance(adapter, str):
         return adapter

@@ -8,9 +8,9 @@ from typing import Any
 
 from lorascope.core.metrics import METRICS
 from lorascope.figures.finite import number
-from lorascope.report.facts import accuracy_error, display_name, total
+from lorascope.report.facts import display_name, recorded_error, total
 from lorascope.report.groups import group_records
-from lorascope.report.text import DASH, show, show_change, show_metrics, unit_of
+from lorascope.report.text import DASH, is_fraction, show, show_change, show_metrics, unit_of
 from lorascope.results import AdapterMeasurement, RunRecord
 
 COMPONENT_ROWS = 6000
@@ -106,8 +106,8 @@ def comparison(records: Sequence[AdapterMeasurement]) -> tuple[tuple[str, tuple[
 def _notes(record: AdapterMeasurement, base: RunRecord | None, name: str) -> tuple[str, ...]:
     value = total(record, name)
     notes = []
-    if name == "accuracy" and (error := accuracy_error(record)) is not None:
-        notes.append(f"± {100 * error:.1f}")
+    if value is not None and (error := recorded_error(record, name)):
+        notes.append(f"± {100 * error:.1f}" if is_fraction(name) else f"± {show(error, 2)}")
     before = total(base, name) if base is not None else None
     if value is not None and before is not None and name in _WITH_CHANGE:
         notes.append(f"{show_change(name, value - before)} vs base")

@@ -98,7 +98,7 @@ def fact(record: AdapterMeasurement, *names: str) -> Any:
 
 
 def display_name(record: AdapterMeasurement, index: int = 0, count: int = 1) -> str:
-    """The run's name, ``base`` for a base model; for a bare measurement that of its adapter, or its place among the records."""
+    """The run's name, ``base`` for a base model; a bare measurement's adapter, or its place among the records."""
     if isinstance(record, RunRecord) and record.name:
         return "base" if record.is_base else record.name
     adapter = fact(record, "adapter")

@@ -66,6 +66,19 @@ def test_widely_spread_values_get_logarithmic_colours() -> None:
     assert not layer_heatmap_info([*records, {"layer": 5, "projection": "q", "ce": 0.0}], "ce").logarithmic
 
 
+@pytest.mark.parametrize(("value", "low", "high"), [(0.0, 0.0, 1.0), (2.0, 0.0, 2.0), (-2.0, -2.0, -1.0)])
+def test_a_constant_map_has_a_range_that_holds_its_value(value: float, low: float, high: float) -> None:
+    heat = plot_layer_heatmap(layer_heatmap_info([{"layer": 0, "projection": "q", "ce": value}], "ce")).data[0]
+    assert (heat.zmin, heat.zmax) == (low, high)
+
+
+def test_long_names_are_shortened_on_the_axis_only() -> None:
+    name = "a" * 40 + "z"
+    figure = plot_layer_heatmap(layer_heatmap_info([{"layer": 0, "projection": name, "ce": 1.0}], "ce"))
+    assert list(figure.data[0].x) == [name]
+    assert list(figure.layout.xaxis.ticktext) == ["a" * 16 + "…" + "a" * 14 + "z"]
+
+
 def test_profile_has_one_rising_line_for_each_projection() -> None:
     info = depth_profile_info(RECORDS)
     assert info.lines == {"q": ((0, 1), (1.0, 3.0)), "up": ((0,), (3.0,))}

@@ -217,7 +217,7 @@ def test_classifier_without_layer_numbers_or_ranks() -> None:
     layers = [{"name": "classifier", "layer": None, "projection": "classifier", "rank": 8, "miub_js": 0.5}]
     page = Page(render_report([AdapterMeasurement(totals={"miub_js": 0.5, "accuracy": 0.9}, layers=layers)]))
     assert set(page.figures) == {"layers"}
-    assert "largest in classifier (0.5)" in page.text
+    assert "MIUB (Eq. 9), adapter: the same in every cell (0.5)." in page.text
 
 
 def test_twenty_runs() -> None:

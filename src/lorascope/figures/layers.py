@@ -124,6 +124,7 @@ def layer_heatmap_info(records: Sequence[Mapping[str, Any]], metric: str = "miub
 def plot_layer_heatmap(info: LayerHeatmapInfo) -> go.Figure:
     """Draw a heat map with the input layer at the top; cells without a component stay empty."""
     log = info.logarithmic
+    (_, _, low), (_, _, high) = info.extremes
     colorbar: dict[str, Any] = {
         "title": {"text": safe(info.label), "side": "top"},
         "orientation": "h",
@@ -137,7 +138,6 @@ def plot_layer_heatmap(info: LayerHeatmapInfo) -> go.Figure:
         "ypad": 12,
     }
     if log:
-        (_, _, low), (_, _, high) = info.extremes
         ticks = list(range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1))
         colorbar |= {"tickvals": ticks, "ticktext": [f"{10.0**tick:g}" for tick in ticks]}
     heat = go.Heatmap(
@@ -152,6 +152,8 @@ def plot_layer_heatmap(info: LayerHeatmapInfo) -> go.Figure:
         hovertemplate="layer %{y}, %{x}: %{customdata:.4g}<extra></extra>",
         colorbar=colorbar,
     )
+    if low == high:  # without a range of its own, plotly would centre one on the only value
+        heat.update(zmin=min(low, 0.0), zmax=max(low, 0.0) or low + 1.0)
     layout = base_layout(height=190 + 18 * len(info.layers))
     places = {"tickvals": list(range(len(info.projections))), "ticktext": [short(name) for name in info.projections]}
     layout.xaxis.update(type="category", showgrid=False, autotickangles=[0, -45, -90], **places)

@@ -103,10 +103,12 @@ def _layers(records: Sequence[AdapterMeasurement]) -> Chart | None:
             if _in_layers([record], metric):
                 info = layer_heatmap_info(record.layers, metric)
                 (low_layer, low_name, low), (high_layer, high_name, high) = info.extremes
-                caption = (
-                    f"{METRICS[metric].label}, {labels[index]}: largest in {_place(high_layer, high_name)} "
-                    f"({show(high)}), smallest in {_place(low_layer, low_name)} ({show(low)})."
-                )
+                caption = f"{METRICS[metric].label}, {labels[index]}: "
+                if low == high:
+                    caption += f"the same in every cell ({show(low)})."
+                else:
+                    caption += f"largest in {_place(high_layer, high_name)} ({show(high)}), "
+                    caption += f"smallest in {_place(low_layer, low_name)} ({show(low)})."
                 if info.logarithmic:
                     caption += " Colours are on a logarithmic scale."
                 if max(count for row in info.components for count in row) > 1:

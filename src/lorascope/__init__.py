@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from lorascope.measuring import measure
     from lorascope.report import write_report
     from lorascope.results import AdapterMeasurement, RunRecord, RunStore
-    from lorascope.tasks import evaluate_task, load_model_and_tokenizer, load_task
+    from lorascope.tasks import evaluate_task, load_task
+    from lorascope.tasks.embedded import load_model_and_tokenizer
     from lorascope.training import InformationCallback, RunSpec, run
 
 __version__ = "0.1.0"
@@ -28,7 +29,7 @@ _HOMES = {
     "RunStore": "lorascope.results",
     "attach_adapter": "lorascope.adapters",
     "evaluate_task": "lorascope.tasks",
-    "load_model_and_tokenizer": "lorascope.tasks",
+    "load_model_and_tokenizer": "lorascope.tasks.embedded",
     "load_task": "lorascope.tasks",
     "measure": "lorascope.measuring",
     "run": "lorascope.training",

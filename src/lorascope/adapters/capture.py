@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,6 @@ from torch.utils.hooks import RemovableHandle
 
 from lorascope.adapters._peft import Component, adapters_disabled, components
 
-Variant = Literal["local", "base"]
 Select = Callable[[Component, Tensor], Tensor]
 Consume = Callable[[Component, Tensor, Tensor], None]
 
@@ -47,12 +46,12 @@ class Capture:
         ``with Capture(model, select, consume) as capture: outputs = capture.forward(batch)``
     """
 
-    def __init__(self, model: nn.Module, select: Select, consume: Consume, variant: Variant = "local") -> None:
+    def __init__(self, model: nn.Module, select: Select, consume: Consume, variant: str = "local") -> None:
         self.model = model
         self.components = components(model)
         self._select = select
         self._consume = consume
-        self._variant: Variant = variant
+        self._variant: str = variant
         self._handles: list[RemovableHandle] = []
         self._frozen: dict[str, list[Tensor]] = {}
         self._recording = False

@@ -19,7 +19,9 @@ def measure_command(
     metrics: Annotated[
         str, typer.Option(help="Metrics with commas between, or all.")
     ] = "miub_js,mi_joint,update_ratio,spectrum,ce,ppl",
-    variant: Annotated[str, typer.Option(help="local (one pass) or base (two, against the model without adapter).")] = "local",
+    variant: Annotated[
+        str, typer.Option(help="local (one pass) or base (two, against the model without adapter).")
+    ] = "local",
     tokens: Annotated[str, typer.Option(help="Which tokens count: all, prompt, completion or last.")] = "all",
     reduction: Annotated[str, typer.Option(help="miub_js over tokens: mean, sum or sample_mean.")] = "mean",
     score: Annotated[bool, typer.Option(help="Also score the task: accuracy, cross-entropy, perplexity.")] = True,
@@ -70,7 +72,7 @@ def measure_command(
     state = PartialState()
     base, tokenizer = load_model_and_tokenizer(
         model or _base_of(adapter, config),
-        dtype=dtype,  # type: ignore[arg-type]
+        dtype=dtype,
         device=state.device,
     )
     adapted = attach_adapter(base, adapter, any_base=any_base)
@@ -79,14 +81,14 @@ def measure_command(
         loaded_task,
         tokenizer=tokenizer,
         metrics=names,
-        variant=variant,  # type: ignore[arg-type]
-        tokens=tokens,  # type: ignore[arg-type]
-        reduction=reduction,  # type: ignore[arg-type]
+        variant=variant,
+        tokens=tokens,
+        reduction=reduction,
         batch_size=batch_size,
         split=split,
         limit=limit,
         max_length=max_length,
-        overlong=overlong,  # type: ignore[arg-type]
+        overlong=overlong,
         pad_token=pad_token,
         joint_dim=joint_dim,
         seed=seed,
@@ -112,7 +114,7 @@ def measure_command(
         result.counts["questions"] = found.counts["samples"]
         result.settings["evaluation"] = {**found.settings, "errors": found.errors}
     if lm_eval:
-        from lorascope.tasks.harness import lm_eval_scores
+        from lorascope.tasks import lm_eval_scores
 
         result.settings["lm_eval"] = lm_eval_scores(adapted, tokenizer, lm_eval.split(","), limit=score_limit)
     console = Console()

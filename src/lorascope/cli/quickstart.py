@@ -83,7 +83,9 @@ def quickstart_command(
     report = write_report(records, out / "report.html", title=f"What LoRA learned on {task}")
     console.print(comparison(records, title=f"{model} on {task}: {questions} questions, {steps} steps, seed {seed}"))
     say_warnings(console, records)
-    console.print("Information is summed over the adapted layers, in nats. What it means is in the report:", style="dim")
+    console.print(
+        "Information is summed over the adapted layers, in nats. What it means is in the report:", style="dim"
+    )
     console.print(f"report: {report}", soft_wrap=True, highlight=False, markup=False)
 
 

@@ -10,7 +10,8 @@ import typer
 
 def report_command(
     results: Annotated[
-        list[Path], typer.Argument(help="Folders that lorascope wrote (a run, or a folder of runs), or result.json files.")
+        list[Path],
+        typer.Argument(help="Folders that lorascope wrote (a run, or a folder of runs), or result.json files."),
     ],
     out: Annotated[Path | None, typer.Option(help="The HTML file. [default: report.html in the first folder]")] = None,
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,

@@ -10,7 +10,9 @@ import typer
 
 def train_command(
     out: Annotated[Path, typer.Option(help="Folder for the adapter, the result and the report.")],
-    config: Annotated[Path | None, typer.Option(help="YAML file with any options of the run; flags override it.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file with any options of the run; flags override it.")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="Recipe: paper (Adam 4e-5, batch 32) or quick.")] = None,
     model: Annotated[str | None, typer.Option(help="Base model: smollm2 (embedded), a folder or a hub id.")] = None,
     task: Annotated[str | None, typer.Option(help="Known task, or a path to your own JSONL or Parquet rows.")] = None,

@@ -32,7 +32,7 @@ def explain_write_errors(path: Path) -> Iterator[None]:
                 f"disk full while writing '{path}': free some space and run the same command again; "
                 "finished results are kept"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
             raise OutputError(f"cannot write '{path}': {error.strerror}; choose another --out") from error
         raise
 

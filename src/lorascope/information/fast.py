@@ -105,11 +105,12 @@ def _block(p: Tensor, q: Tensor, s: Tensor, x: Tensor) -> Tensor:
         h = torch.add(c[terms - 2], x, alpha=_SERIES[terms - 1])
         for k in range(terms - 3, -1, -1):
             torch.addcmul(c[k], h, x, out=h)
-        return torch.linalg.vecdot(s.mul_(x), h).mul_(0.5)
+        near: Tensor = torch.linalg.vecdot(s.mul_(x), h)
+        return near.mul_(0.5)
     # Features that underflow in both have s = 0 and no weight; t = +-1 would give 0 times infinity.
     torch.sub(p, q, out=x).div_(s.clamp_min_(torch.finfo(s.dtype).tiny))
     edge = 1 - torch.finfo(x.dtype).eps
     x.clamp_(-edge, edge)
-    js = torch.linalg.vecdot(p, torch.log1p(x, out=s))
+    js: Tensor = torch.linalg.vecdot(p, torch.log1p(x, out=s))
     js += torch.linalg.vecdot(q, torch.log1p(x.neg_(), out=s))
     return js.mul_(0.5).clamp_(0.0, math.log(2.0))

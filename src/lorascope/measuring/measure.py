@@ -7,7 +7,7 @@ import itertools
 import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -21,7 +21,7 @@ from lorascope.core.metrics import METRICS, resolve_groups
 from lorascope.core.provenance import collect
 from lorascope.measuring.batches import make_batches
 from lorascope.measuring.losses import Losses
-from lorascope.measuring.selection import REDUCTIONS, Reduction, Selection, Tokens, select_tokens
+from lorascope.measuring.selection import REDUCTIONS, TOKENS, Selection, select_tokens
 from lorascope.measuring.state import LayerState, Options
 from lorascope.results import AdapterMeasurement
 
@@ -34,16 +34,16 @@ def measure(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     metrics: Sequence[str] | str = DEFAULT_METRICS,
-    variant: Literal["local", "base"] = "local",
-    tokens: Tokens = "all",
-    reduction: Reduction = "mean",
-    components: Literal["sum", "none"] = "sum",
+    variant: str = "local",
+    tokens: str = "all",
+    reduction: str = "mean",
+    components: str = "sum",
     adapter: str | None = None,
     batch_size: int = 8,
     split: str = "test",
     limit: int | None = None,
     max_length: int | None = None,
-    overlong: Literal["error", "drop", "truncate"] = "error",
+    overlong: str = "error",
     pad_token: str | None = None,
     joint_dim: int = 2048,
     moment_dim: int = 256,
@@ -108,7 +108,7 @@ def measure(
         arXiv 2501.03152 (Eq. 9, Theorem 3); arXiv 2401.17139 (matrix entropy).
     """
     groups = resolve_groups(metrics)
-    _check_choices(variant, reduction, components, noise, joint_dim, moment_dim)
+    _check_choices(variant, tokens, reduction, components, noise, joint_dim, moment_dim)
     options = Options(groups, reduction, joint_dim, moment_dim, noise, seed)
     batches, counts = make_batches(
         data,
@@ -156,10 +156,11 @@ def measure(
 
 
 def _check_choices(
-    variant: str, reduction: str, components: str, noise: float, joint_dim: int, moment_dim: int
+    variant: str, tokens: str, reduction: str, components: str, noise: float, joint_dim: int, moment_dim: int
 ) -> None:
     for name, value, known in (
         ("variant", variant, ("local", "base")),
+        ("tokens", tokens, TOKENS),
         ("reduction", reduction, REDUCTIONS),
         ("components", components, ("sum", "none")),
     ):
@@ -193,8 +194,8 @@ def _run(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],
     options: Options,
-    variant: Literal["local", "base"],
-    tokens: Tokens,
+    variant: str,
+    tokens: str,
     device: torch.device,
     progress: bool,
 ) -> tuple[list[LayerState], Losses, int, int]:

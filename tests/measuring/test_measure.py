@@ -1,0 +1,226 @@
+"""What `measure` takes, counts, gives back and refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader
+
+import lorascope
+from lorascope.core import InputError, ModelError
+from lorascope.measuring import measure
+from lorascope.measuring.selection import select_tokens
+from lorascope.results import AdapterMeasurement
+from tests.measuring.architectures import adapted, batch_for
+from tests.measuring.reference import js_rows, outputs_again
+
+
+def features(count: int = 5) -> list[dict[str, list[int]]]:
+    generator = torch.Generator().manual_seed(3)
+    rows = []
+    for i in range(count):
+        ids = torch.randint(3, 64, (4 + i,), generator=generator).tolist()
+        rows.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": [-100, -100, *ids[2:]]})
+    return rows
+
+
+def same(a: AdapterMeasurement, b: AdapterMeasurement) -> bool:
+    return a.totals == pytest.approx(b.totals, rel=1e-5) and a.counts == b.counts
+
+
+def test_the_public_name_is_the_function() -> None:
+    assert lorascope.measure is measure
+    assert not hasattr(lorascope.measure, "__path__")  # a folder of that name would hide the function
+
+
+def test_every_form_of_data_gives_the_same(tiny_tokenizer) -> None:
+    model, rows = adapted("llama"), features()
+    batches = [{key: torch.tensor([row[key]]) for key in ("input_ids", "attention_mask", "labels")} for row in rows]
+    wanted = measure(model, batches, progress=False)
+    assert wanted.counts == {"samples": 5, "tokens": 30, "components": 14}
+    forms = [
+        (batch for batch in batches),
+        DataLoader(batches, batch_size=None),
+        rows,
+        Dataset.from_list(rows),
+        Dataset.from_list(rows).with_format("torch"),
+    ]
+    for form in forms:
+        got = measure(model, form, tokenizer=tiny_tokenizer, batch_size=2, progress=False)
+        assert same(got, wanted)
+
+
+def test_texts_rows_and_tasks_need_a_tokenizer_and_agree(tiny_tokenizer) -> None:
+    model = adapted("llama")
+    texts = ["a b c d", "b c", "d d d a b"]
+    wanted = measure(model, texts, tokenizer=tiny_tokenizer, progress=False)
+    rows = measure(model, [{"text": text} for text in texts], tokenizer=tiny_tokenizer, progress=False)
+    assert same(rows, wanted)
+    assert wanted.counts["samples"] == 3
+    with pytest.raises(InputError, match="need a tokenizer"):
+        measure(model, texts, progress=False)
+
+
+@pytest.mark.parametrize("data", [[], "text", 3, {"input_ids": 1}, [3, 4]])
+def test_data_that_is_none_is_refused(data: object) -> None:
+    with pytest.raises(InputError):
+        measure(adapted("llama"), data, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metrics": ["miub"]}, "unknown metric 'miub'.*miub_js"),
+        ({"metrics": []}, "no metric"),
+        ({"variant": "both"}, "variant='both'.*local, base"),
+        ({"tokens": "first"}, "tokens='first'"),
+        ({"reduction": "max"}, "reduction='max'"),
+        ({"components": "mean"}, "components='mean'"),
+        ({"noise": 0.0}, "noise=0.0"),
+        ({"joint_dim": 1}, "joint_dim=1"),
+    ],
+)
+def test_options_are_checked(options: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        measure(adapted("llama"), [batch_for("llama")], progress=False, **options)
+
+
+def test_tokens_choose_rows() -> None:
+    model, batch = adapted("llama"), batch_for("llama")
+    frozen, shifted = outputs_again(model, batch)["model.layers.1.mlp.down_proj"]
+    rows = js_rows(frozen, shifted).reshape(3, 7)
+    real, labelled = batch["attention_mask"].bool().numpy(), (batch["labels"] != -100).numpy()
+    wanted = {
+        "all": rows[real].mean(),
+        "prompt": rows[real & ~labelled].mean(),
+        "completion": rows[real & labelled].mean(),
+        "last": (rows[0, 6] + rows[1, 6] + rows[2, 3]) / 3,
+    }
+    for tokens, value in wanted.items():
+        result = measure(model, [batch], tokens=tokens, progress=False)
+        record = next(r for r in result.layers if r["name"] == "model.layers.1.mlp.down_proj")
+        assert record["miub_js"] == pytest.approx(value, rel=1e-4)
+    without = {key: value for key, value in batch.items() if key != "labels"}
+    with pytest.raises(InputError, match="needs labels"):
+        measure(model, [without], tokens="completion", progress=False)
+
+
+def test_left_padding_has_its_last_token_at_the_end() -> None:
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0]])
+    selection = select_tokens({"input_ids": torch.ones(3, 4, dtype=torch.long), "attention_mask": mask}, "last")
+    assert selection.mask.nonzero().tolist() == [[0, 3], [1, 3], [2, 1]]
+
+
+def test_reductions_over_tokens_and_samples() -> None:
+    model, batch = adapted("llama"), batch_for("llama")
+    frozen, shifted = outputs_again(model, batch)["model.layers.0.mlp.up_proj"]
+    rows, real = js_rows(frozen, shifted).reshape(3, 7), batch["attention_mask"].numpy()
+    sums, sizes = (rows * real).sum(1), real.sum(1)
+    for reduction, value in {
+        "mean": sums.sum() / sizes.sum(),
+        "sum": sums.mean(),
+        "sample_mean": (sums / sizes).mean(),
+    }.items():
+        result = measure(model, [batch], reduction=reduction, progress=False)
+        record = next(r for r in result.layers if r["name"] == "model.layers.0.mlp.up_proj")
+        assert record["miub_js"] == pytest.approx(value, rel=1e-4)
+
+
+def test_components_none_leaves_the_layers_alone() -> None:
+    result = measure(adapted("llama"), [batch_for("llama")], components="none", progress=False)
+    assert set(result.totals) == {"ce", "ppl"}
+    assert all("miub_js" in record for record in result.layers)
+
+
+def test_cross_entropy_is_the_models_own() -> None:
+    model, batch = adapted("llama"), batch_for("llama")
+    with torch.no_grad():
+        loss = float(model(**batch).loss)
+    result = measure(model, [batch], metrics=("ce", "ppl"), progress=False)
+    assert result.totals["ce"] == pytest.approx(loss, rel=1e-5)
+    assert result.totals["ppl"] == pytest.approx(math.exp(loss), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bert", "vit"])
+def test_classifiers_have_accuracy(name: str) -> None:
+    model, batch = adapted(name), batch_for(name)
+    with torch.no_grad():
+        outputs = model(**batch)
+    result = measure(model, [batch], progress=False)
+    assert result.totals["ce"] == pytest.approx(float(outputs.loss), rel=1e-5)
+    assert result.totals["accuracy"] == pytest.approx(
+        float((outputs.logits.argmax(-1) == batch["labels"]).double().mean())
+    )
+
+
+def test_wide_layers_are_lumped_and_say_so() -> None:
+    model, batch = adapted("llama"), batch_for("llama")
+    full = measure(model, [batch], metrics="mi_joint", progress=False)
+    lumped = measure(model, [batch], metrics="mi_joint", joint_dim=8, progress=False)
+    assert any("lower bound of the full one" in note for note in lumped.warnings)
+    assert {r["joint_groups"] for r in lumped.layers} == {None, 8}
+    for a, b in zip(lumped.layers, full.layers, strict=True):
+        assert a["mi_joint"] <= b["mi_joint"] * (1 + 1e-6)
+    assert measure(model, [batch], metrics="mi_joint", joint_dim=8, progress=False).totals == lumped.totals
+    other = measure(model, [batch], metrics="mi_joint", joint_dim=8, seed=1, progress=False)
+    assert other.totals != lumped.totals
+
+
+def test_memory_does_not_grow_with_the_number_of_samples(monkeypatch) -> None:
+    from lorascope.measuring import state as module
+
+    sizes: list[int] = []
+    original = module.LayerState.record
+
+    def spy(self, samples, notes):
+        sizes.append(sum(t.numel() * t.element_size() for t in self.tensors()))
+        return original(self, samples, notes)
+
+    monkeypatch.setattr(module.LayerState, "record", spy)
+    held = []
+    for copies in (1, 20):
+        sizes.clear()
+        measure(adapted("llama"), [batch_for("llama", seed=i) for i in range(copies)], metrics="all", progress=False)
+        held.append(sum(sizes))
+    assert held[0] == held[1] > 0
+
+
+def test_order_and_batching_do_not_matter() -> None:
+    model = adapted("llama")
+    batches = [batch_for("llama", seed=i) for i in range(4)]
+    one = measure(model, batches, metrics="all", progress=False)
+    other = measure(model, batches[::-1], metrics="all", progress=False)
+    assert one.totals == pytest.approx(other.totals, rel=1e-5)
+
+
+def test_save_load_table_and_plots(tmp_path) -> None:
+    result = measure(adapted("llama"), [batch_for("llama")], metrics="all", progress=False)
+    path = result.save(tmp_path / "deep" / "result.json")
+    values = json.loads(path.read_text())
+    assert {"schema_version", "totals", "layers"} <= set(values)
+    assert AdapterMeasurement.load(path).to_dict() == result.to_dict()
+    table = result.table()
+    assert len(table) == 14
+    assert {"name", "layer", "projection", "rank", "miub_js", "mi_joint"} <= set(table.columns)
+    assert result.plot_layers().data
+    assert result.plot_depth("mi_joint").data
+
+
+def test_one_token_defines_some_metrics_and_says_which_it_does_not() -> None:
+    batch = {"input_ids": torch.tensor([[5]]), "attention_mask": torch.tensor([[1]])}
+    result = measure(adapted("llama"), [batch], metrics="all", progress=False)
+    assert result.totals["miub_js"] > 0
+    assert result.totals["mi_joint"] == pytest.approx(0.0, abs=1e-9)
+    assert all(value == value for value in result.totals.values())
+
+
+def test_broken_logits_are_refused() -> None:
+    model = adapted("llama")
+    with torch.no_grad():
+        model.base_model.model.lm_head.weight[0] = math.nan
+    with pytest.raises(ModelError, match="NaN"):
+        measure(model, [batch_for("llama")], progress=False)

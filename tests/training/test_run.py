@@ -169,6 +169,7 @@ def test_base_run_measures_zero_and_leaves_no_adapter(spec: RunSpec, data: Path,
     assert record.totals["update_ratio"] == 0
     assert record.is_base
     assert record.history == []
+    assert record.warnings == ["this is the base model, measured through an update of rank 1 that is zero"]
     assert record.counts["components"] == 14
     plain = evaluate_task(make_model(), make_tokenizer(), load_task(str(data)), progress=False)
     assert record.totals["ce"] == pytest.approx(plain.metrics["ce"], abs=1e-6)

@@ -38,7 +38,7 @@ def markdown(text: object) -> str:
         >>> markdown("a|b <script>")
         'a\\|b \\<script\\>'
     """
-    return re.sub(r"([\\`*_{}\[\]()#+!|<>&~$-])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"([\\`*_{}\[\]#|<>&~$])", r"\\\1", " ".join(str(text).split()))
 
 
 def model_card(spec: RunSpec, *, steps: int, totals: Mapping[str, float] | None = None) -> str:

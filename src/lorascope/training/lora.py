@@ -111,6 +111,7 @@ def attach_lora(model: nn.Module, spec: RunSpec, *, rank: int | None = None) -> 
     config = lora_config(model, spec, rank=rank)
     with preserved_random_state(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # PEFT mends that itself for Conv1D
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # PEFT asks for it
         torch.manual_seed(derive_seed(spec.seed, "lora"))
         try:
             peft_model = get_peft_model(model, config)

@@ -171,7 +171,7 @@ class _Run:
             layers=measurement.layers,
             counts=counts,
             settings={**measurement.settings, "evaluation": {**evaluation["settings"], "errors": evaluation["errors"]}},
-            warnings=measurement.warnings,
+            warnings=self.warnings(measurement),
             provenance=collect(
                 seed=self.spec.seed,
                 extra={
@@ -296,6 +296,13 @@ class _Run:
         if self.spec.max_length is not None or self.task.kind == "text":
             return self.spec.max_length
         return model_context_length(self.base, self.tokenizer)
+
+    def warnings(self, measurement: AdapterMeasurement) -> list[str]:
+        """What a reader must know; for the base model, that it was measured through an update that does nothing."""
+        if self.spec.rank > 0:
+            return measurement.warnings
+        note = "this is the base model, measured through an update of rank 1 that is zero"
+        return [note, *(line for line in measurement.warnings if "changes nothing" not in line)]
 
     def rewind(self, step: int) -> None:
         """Drop the lines of the loss history behind the step that training goes on from."""

@@ -20,11 +20,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-MODES: dict[str, tuple[str, ...]] = {
-    "plain forward": (),
-    "miub_js": ("miub_js",),
-    "default metrics": ("miub_js", "update_ratio", "spectrum"),
-    "miub_js and mi_joint": ("miub_js", "mi_joint"),
+MODES: dict[str, dict[str, Any]] = {
+    "plain forward": {},
+    "miub_js": {"metrics": ("miub_js",)},
+    "miub_js, update_ratio, spectrum": {"metrics": ("miub_js", "update_ratio", "spectrum")},
+    "miub_js and mi_joint": {"metrics": ("miub_js", "mi_joint")},
+    "the same, joint_dim=2048 (no lumping)": {"metrics": ("miub_js", "mi_joint"), "joint_dim": 2048},
 }
 ROWS, BATCH = 32, 8
 
@@ -49,13 +50,13 @@ def prepare(rank: int) -> tuple[Any, list[dict[str, Any]]]:
     return model, [{k: v for k, v in batch.items() if k != "labels"} for batch in batches]
 
 
-def run_mode(model: Any, batches: list[dict[str, Any]], metrics: tuple[str, ...]) -> None:
+def run_mode(model: Any, batches: list[dict[str, Any]], settings: dict[str, Any]) -> None:
     import torch
 
     from lorascope.measuring import measure
 
-    if metrics:
-        measure(model, batches, metrics=metrics, progress=False)
+    if settings:
+        measure(model, batches, **settings, progress=False)
     else:
         with torch.no_grad():
             for batch in batches:
@@ -103,9 +104,9 @@ def main() -> None:
     for mode in MODES:
         run_mode(model, batches, MODES[mode])  # warm up
     for _ in range(options.rounds):
-        for mode, metrics in MODES.items():
+        for mode, settings in MODES.items():
             start = time.perf_counter()
-            run_mode(model, batches, metrics)
+            run_mode(model, batches, settings)
             seconds[mode].append(time.perf_counter() - start)
     tokens = int(sum(int(batch["attention_mask"].sum()) for batch in batches))
     memory = {mode: peak_memory_mib(mode, options.rank) for mode in MODES}

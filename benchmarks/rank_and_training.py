@@ -116,7 +116,7 @@ def document(records: dict[tuple[int, int, int], RunRecord], options: argparse.N
         lines.append(f"| {METRICS[metric].label} (`{metric}`) | " + " | ".join(cells) + " |")
     lines += [
         "",
-        f"| metric | with rank, {longest} steps | with training, each rank | Kendall's tau with accuracy, all adapted runs |",
+        f"| metric | with rank, {longest} steps | with training, each rank | Kendall tau with accuracy, adapted runs |",
         "|---|---|---|---|",
     ]
     adapted = [record for (rank, _, _), record in records.items() if rank]
@@ -124,7 +124,10 @@ def document(records: dict[tuple[int, int, int], RunRecord], options: argparse.N
         by_rank = direction([value(records, rank, longest, metric) for rank in options.ranks])
         by_time = {
             direction(
-                [value(records, 0, 0, metric), *(value(records, rank, steps, metric) for steps in sorted(options.steps))]
+                [
+                    value(records, 0, 0, metric),
+                    *(value(records, rank, steps, metric) for steps in sorted(options.steps)),
+                ]
             )
             for rank in options.ranks
             if metric in base.totals

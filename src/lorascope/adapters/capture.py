@@ -12,7 +12,6 @@ from torch.utils.hooks import RemovableHandle
 
 from lorascope.adapters._peft import Component, adapters_disabled, components
 
-Select = Callable[[Component, Tensor], Tensor]
 Consume = Callable[[Component, Tensor, Tensor], None]
 
 
@@ -35,21 +34,19 @@ class Capture:
 
     Args:
         model: Model with active LoRA layers, neither merged nor switched off.
-        select: Picks the rows that count from an output with the features last: ``(component, output) -> (n, d)``.
-        consume: Called once a layer and pass with ``(component, frozen rows, adapted rows)``.
+        consume: Called once a layer and pass with ``(component, frozen, adapted)``, both with the features last.
         variant: ``local`` or ``base``.
 
     Raises:
         AdapterError: As `components`.
 
     Example:
-        ``with Capture(model, select, consume) as capture: outputs = capture.forward(batch)``
+        ``with Capture(model, consume) as capture: outputs = capture.forward(batch)``
     """
 
-    def __init__(self, model: nn.Module, select: Select, consume: Consume, variant: str = "local") -> None:
+    def __init__(self, model: nn.Module, consume: Consume, variant: str = "local") -> None:
         self.model = model
         self.components = components(model)
-        self._select = select
         self._consume = consume
         self._variant: str = variant
         self._handles: list[RemovableHandle] = []
@@ -100,17 +97,15 @@ class Capture:
 
     def _on_layer(self, component: Component) -> Callable[..., None]:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            rows = self._select(component, _features_last(component, output))
+            adapted = _features_last(component, output)
             if self._recording:
-                self._frozen.setdefault(component.name, []).append(rows)
+                self._frozen.setdefault(component.name, []).append(adapted)
                 return
             if self._variant == "local" and component.whole_module:
-                frozen = self._select(component, _features_last(component, component.base(*args, **kwargs)))
+                frozen = _features_last(component, component.base(*args, **kwargs))
             else:
                 # The base variant has one entry a call, in the order of the calls; the local one has just one.
                 frozen = self._frozen[component.name].pop(0)
-                if self._variant == "local":
-                    frozen = self._select(component, frozen)
-            self._consume(component, frozen, rows)
+            self._consume(component, frozen, adapted)
 
         return hook

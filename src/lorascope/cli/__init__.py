@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+import warnings
+from collections.abc import Callable
 
 import typer
 
@@ -22,10 +25,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("quickstart")(quickstart_command)
-app.command("train")(train_command)
-app.command("measure")(measure_command)
-app.command("report")(report_command)
+
+
+def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that ends with exit code 130 and one line when the user presses Ctrl-C."""
+
+    @functools.wraps(command)
+    def wrapped(*args: object, **options: object) -> None:
+        try:
+            command(*args, **options)
+        except KeyboardInterrupt:
+            typer.secho("\nlorascope: stopped; run the same command again to go on from here", err=True, fg="yellow")
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+app.command("quickstart")(_stoppable(quickstart_command))
+app.command("train")(_stoppable(train_command))
+app.command("measure")(_stoppable(measure_command))
+app.command("report")(_stoppable(report_command))
 
 
 def _version(show: bool) -> None:
@@ -45,11 +64,10 @@ def _root(
 
 def main() -> None:
     """Run the command line: user errors end in one line and exit code 2, Ctrl-C in one line and 130."""
+    # Libraries warn each other of renamed attributes; a user can do nothing about that.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
         app()
     except LorascopeError as error:
         typer.secho(f"lorascope: {' '.join(str(error).split())}", err=True, fg="red")
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.secho("\nlorascope: stopped; run the same command again to go on from here", err=True, fg="yellow")
-        sys.exit(130)

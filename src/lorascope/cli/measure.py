@@ -31,7 +31,7 @@ def measure_command(
     max_length: Annotated[int | None, typer.Option(min=1, help="Longest row in tokens. [default: the context]")] = None,
     overlong: Annotated[str, typer.Option(help="Longer rows: error, drop or truncate (counted).")] = "error",
     pad_token: Annotated[str | None, typer.Option(help="Pad token where the tokenizer has none; eos works.")] = None,
-    joint_dim: Annotated[int, typer.Option(min=2, help="Wider layers are lumped to this many groups.")] = 2048,
+    joint_dim: Annotated[int, typer.Option(min=2, help="Wider layers are lumped to this many groups.")] = 1024,
     any_base: Annotated[bool, typer.Option(help="Measure on a base the adapter was not trained on.")] = False,
     dtype: Annotated[str, typer.Option(help="Type of the weights: float32, bfloat16 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Seed of samples and projections.")] = 0,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lorascope.core.errors import InputError
 from lorascope.core.seeds import derive_seed
-from lorascope.information.joint import MutualInformationBounds, mutual_information_bounds
+from lorascope.information.joint import MutualInformationBounds, quick_mutual_information_bounds
 
 Device = torch.device | str | None
 
@@ -233,7 +233,7 @@ class JointAccumulator(Accumulator):
         """
         if int(self.count) == 0:
             raise InputError("joint of no tokens: the data has no token that counts; check the data and the token mask")
-        return mutual_information_bounds(self.matrix)
+        return quick_mutual_information_bounds(self.matrix)
 
 
 class _Lumping:

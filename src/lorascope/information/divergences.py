@@ -24,7 +24,7 @@ def kl_generator_into(u: Tensor, out: Tensor, work: Tensor, *, near_one: bool) -
     """`kl_generator` without any allocation: for inner loops, where fresh memory costs more than the logarithm.
 
     Args:
-        u: r - 1 >= -1, float64; not changed.
+        u: r - 1 >= -1, float64 (float32 keeps 1e-7 of the larger of u and u ln u); not changed.
         out: Buffer for the result, shape of ``u``.
         work: Three buffers of the shape of ``u``.
         near_one: Whether to sum a series where |u| < 0.1. The plain formula alone is off by 1e-16 |u|, which is much
@@ -34,7 +34,8 @@ def kl_generator_into(u: Tensor, out: Tensor, work: Tensor, *, near_one: bool) -
         ``out``.
     """
     log, s, t = work
-    torch.clamp(u, min=-1.0 + 2.0**-53, out=log).log1p_()  # at u = -1 the factor 1 + u = 0 makes any finite log right
+    lowest = -1.0 + torch.finfo(u.dtype).eps / 2  # at u = -1 the factor 1 + u = 0 makes any finite log right
+    torch.clamp(u, min=lowest, out=log).log1p_()
     torch.add(u, 1.0, out=out).mul_(log).sub_(u)
     if near_one:
         # ln(1 + u) = 2 artanh(s) with s = u / (2 + u); its leading term cancels against u analytically, which leaves

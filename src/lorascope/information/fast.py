@@ -79,22 +79,21 @@ def _blockwise(a: Tensor, b: Tensor, *, softmax: bool) -> Tensor:
     if rows == 0 or d == 0:
         return out.zero_()
     step = min(rows, max(1, _BLOCK_ELEMENTS // d)) if a.device.type == "cpu" else rows
-    buffers = torch.empty(4, step, d, dtype=dtype, device=a.device)
+    buffers = torch.empty(4 if softmax else 2, step, d, dtype=dtype, device=a.device)
     for start in range(0, rows, step):
         block = slice(start, start + step)
-        p, q, s, t = buffers[:, : min(step, rows - start)]
+        s, x, *pq = buffers[:, : min(step, rows - start)]
         if softmax:
-            torch.softmax(a[block].to(dtype), dim=-1, out=p)
-            torch.softmax(b[block].to(dtype), dim=-1, out=q)
+            p = torch.softmax(a[block].to(dtype), dim=-1, out=pq[0])
+            q = torch.softmax(b[block].to(dtype), dim=-1, out=pq[1])
         else:
-            p.copy_(a[block])
-            q.copy_(b[block])
-        out[block] = _block(p, q, s, t)
+            p, q = a[block].to(dtype), b[block].to(dtype)
+        out[block] = _block(p, q, s, x)
     return out
 
 
 def _block(p: Tensor, q: Tensor, s: Tensor, x: Tensor) -> Tensor:
-    """JS of one block; all four arguments are buffers, ``s`` and ``x`` are overwritten."""
+    """JS of one block; ``s`` and ``x`` are buffers."""
     torch.add(p, q, out=s)
     torch.sub(p, q, out=x).div_(s).square_()
     # A GPU would have to wait for this number, so it always takes the logarithms, which hold everywhere.

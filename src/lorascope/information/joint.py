@@ -14,8 +14,9 @@ from torch import Tensor
 from lorascope.core.errors import InputError
 from lorascope.information.divergences import LN2, kappa, kl_generator_into
 
-_CPU_BLOCK = 1 << 17  # entries a block: the working set stays in the cache
-_GPU_BLOCK = 1 << 22
+_CPU_BLOCK = 1 << 20  # bytes of one buffer: the working set stays in the cache
+_GPU_BLOCK = 1 << 25
+_LARGE = 1 << 16  # entries from which float32 logarithms pay
 _FAST_ENOUGH = 1e-3  # mean of f_KL over a block from which the plain formula keeps 12 digits
 
 
@@ -71,7 +72,31 @@ def mutual_information_bounds(joint: JointLike) -> MutualInformationBounds:
     References:
         The proof is in docs/science/information.md; the claim it corrects is Theorem 3 of arXiv:2501.03152.
     """
-    mi, js, ratio = _integrate(_checked(joint))
+    return _bounds(*_integrate(_checked(joint)))
+
+
+def quick_mutual_information_bounds(joint: Tensor) -> MutualInformationBounds:
+    """As `mutual_information_bounds`, with logarithms in float32 where the joint is large, float32 and far from independent.
+
+    For the many large matrices of a measurement, whose own rounding is 6e-8: four times as fast, and equal to about 1e-7
+    relative. Sums over rows stay in float64.
+
+    Args:
+        joint: As `mutual_information_bounds`.
+
+    Returns:
+        The bounds, in nats.
+
+    Raises:
+        InputError: As `mutual_information_bounds`.
+    """
+    matrix = _checked(joint)
+    quick = matrix.dtype == torch.float32 and matrix.numel() >= _LARGE
+    found = _integrate_blocks(matrix, torch.float32) if quick else None
+    return _bounds(*(found or _integrate(matrix)))
+
+
+def _bounds(mi: float, js: float, ratio: float) -> MutualInformationBounds:
     ratio, js = max(ratio, 1.0), min(js, LN2)
     upper = kappa(ratio) * js
     return MutualInformationBounds(mi, js, min(2.0 / LN2 * js, mi), max(upper, mi), LN2 * js, ratio)
@@ -126,35 +151,50 @@ def _checked(joint: JointLike) -> Tensor:
     return matrix
 
 
-def _blocks(matrix: Tensor) -> list[slice]:
+def _blocks(matrix: Tensor, dtype: torch.dtype) -> list[slice]:
     size = _CPU_BLOCK if matrix.device.type == "cpu" else _GPU_BLOCK
-    rows = max(1, size // matrix.shape[1])
+    rows = max(1, size // (dtype.itemsize * matrix.shape[1]))
     return [slice(start, start + rows) for start in range(0, matrix.shape[0], rows)]
 
 
 def _integrate(matrix: Tensor) -> tuple[float, float, float]:
     """I, JS and max r of a checked matrix, before any clamping."""
-    blocks = _blocks(matrix)
-    p_o = torch.cat([matrix[rows].sum(1, dtype=torch.float64) for rows in blocks])
-    p_l = torch.stack([matrix[rows].sum(0, dtype=torch.float64) for rows in blocks]).sum(0)
+    found = _integrate_blocks(matrix, torch.float64)
+    assert found is not None  # float64 never gives up
+    return found
+
+
+def _integrate_blocks(matrix: Tensor, dtype: torch.dtype) -> tuple[float, float, float] | None:
+    """I, JS and max r with the logarithms of that type; None where float32 is too coarse (a block near independence)."""
+    blocks = _blocks(matrix, dtype)
+    p_o = torch.cat([matrix[rows].sum(1, dtype=dtype) for rows in blocks]).double()
+    p_l = torch.stack([matrix[rows].sum(0, dtype=dtype) for rows in blocks]).double().sum(0)
     total = float(p_o.sum())
     floor = total * 2.0**-900  # keeps r finite; empty rows and columns get r = 0 and weight 0
     weight_o, weight_l = p_o / total, p_l / total
     divide_o, divide_l = p_o.clamp(min=floor)[:, None], (p_l.clamp(min=floor) / total)[None, :]
     mi, js, ratio = 0.0, 0.0, 0.0
-    buffers = torch.empty(5, len(matrix[blocks[0]]), matrix.shape[1], dtype=torch.float64, device=matrix.device)
+    divide_o, divide_l, mass_l = divide_o.to(dtype), divide_l.to(dtype), weight_l.to(dtype)
+    buffers = torch.empty(5, len(matrix[blocks[0]]), matrix.shape[1], dtype=dtype, device=matrix.device)
     for rows in blocks:
         w, source = weight_o[rows], matrix[rows]
         u, g, *_ = work = buffers[:, : len(source)]
         u.copy_(source).div_(divide_o[rows]).div_(divide_l)
         ratio = max(ratio, float(u.amax()))
         u.sub_(1.0)
-        block_mi = float(torch.dot(w, kl_generator_into(u, g, work[2:], near_one=False).mv(weight_l)))
+        block_mi = _weighted(w, kl_generator_into(u, g, work[2:], near_one=False), mass_l)
         near_one = block_mi < _FAST_ENOUGH * float(w.sum())
+        if near_one and dtype == torch.float32:
+            return None
         if near_one:
-            block_mi = float(torch.dot(w, kl_generator_into(u, g, work[2:], near_one=True).mv(weight_l)))
+            block_mi = _weighted(w, kl_generator_into(u, g, work[2:], near_one=True), mass_l)
         u.mul_(0.5)
-        half = float(torch.dot(w, kl_generator_into(u, g, work[2:], near_one=near_one).mv(weight_l)))
+        half = _weighted(w, kl_generator_into(u, g, work[2:], near_one=near_one), mass_l)
         mi += block_mi
         js += 0.5 * block_mi - half
     return max(mi, 0.0), max(js, 0.0), ratio
+
+
+def _weighted(rows: Tensor, values: Tensor, columns: Tensor) -> float:
+    """sum_ij rows_i values_ij columns_j, the sum over rows in float64."""
+    return float(torch.dot(rows, values.mv(columns).double()))

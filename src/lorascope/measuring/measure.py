@@ -45,7 +45,7 @@ def measure(
     max_length: int | None = None,
     overlong: str = "error",
     pad_token: str | None = None,
-    joint_dim: int = 2048,
+    joint_dim: int = 1024,
     moment_dim: int = 256,
     noise: float = 0.01,
     seed: int = 0,
@@ -205,15 +205,12 @@ def _run(
     states: dict[str, LayerState] = {}
     selection: Selection
 
-    def select(component: Component, output: Tensor) -> Tensor:
-        return selection.rows(output, component.name)
-
     def consume(component: Component, frozen: Tensor, adapted: Tensor) -> None:
         states[component.name].update(frozen, adapted, selection)
 
     losses = Losses(model, device)
     seen = torch.zeros(2, dtype=torch.float64, device=device)
-    with Capture(model, select, consume, variant) as capture:
+    with Capture(model, consume, variant) as capture:
         states.update({c.name: LayerState(c, options, device) for c in capture.components})
         total = operator.length_hint(batches) or None
         bar = tqdm(batches, total=total, desc="measuring", unit="batch", disable=not progress or rank > 0)

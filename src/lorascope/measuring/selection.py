@@ -21,52 +21,48 @@ class Selection:
 
     Attributes:
         samples: Number of samples in the batch.
-        mask: (samples, length) with True where a token counts; None for inputs without tokens, such as images.
-        everything: Every row of every layer counts.
+        tokens: Number of tokens in the batch, padding included; 0 for inputs without tokens, such as images.
+        index: Places of the tokens that count among all of them, in order; None if every row counts.
+        sizes: Tokens that count in each sample; empty for inputs without tokens.
     """
 
     samples: int
-    mask: Tensor | None
-    everything: bool
+    tokens: int
+    index: Tensor | None
+    sizes: tuple[int, ...]
 
-    @property
-    def sizes(self) -> list[int]:
-        """Tokens that count in each sample (empty for inputs without tokens)."""
-        return [] if self.mask is None else [int(n) for n in self.mask.sum(dim=1)]
-
-    def rows(self, output: Tensor, where: str) -> Tensor:
-        """Pick the rows of one layer's output that count.
+    def index_for(self, rows: int, where: str) -> Tensor | None:
+        """Which of a layer's output rows count.
 
         Args:
-            output: (..., d), with leading sizes (samples, length), (samples * length,) or (samples,).
+            rows: Number of rows, (samples * length) or (samples), or any number if every row counts.
             where: The layer's name, for the message.
 
         Returns:
-            (n, d), in the order of the tokens.
+            Their places, or None for all.
 
         Raises:
             InputError: The rows cannot be matched with tokens, and not all of them count.
         """
-        flat = output.reshape(-1, output.shape[-1])
-        if self.everything or flat.shape[0] == self.samples:
-            return flat
-        if self.mask is None or flat.shape[0] != self.mask.numel():
+        if self.index is None or rows == self.samples:
+            return None
+        if rows != self.tokens:
             raise InputError(
-                f"layer '{where}' gives {flat.shape[0]} rows for {self.samples} samples, which cannot be matched with "
-                "tokens: use rows of equal length (or batch_size=1) and tokens='all'"
+                f"layer '{where}' gives {rows} rows for {self.samples} samples, which cannot be matched with tokens: "
+                "use rows of equal length (or batch_size=1) and tokens='all'"
             )
-        return flat[self.mask.reshape(-1).to(flat.device)]
+        return self.index
 
-    def row_sizes(self, n: int) -> list[int]:
-        """How many of ``n`` picked rows belong to each sample, in order."""
-        sizes = self.sizes
-        if sum(sizes) == n:
-            return sizes
-        return [n // self.samples] * self.samples if n % self.samples == 0 else [n]
+    def row_sizes(self, rows: int) -> list[int]:
+        """How many of the rows that count belong to each sample, in order."""
+        if sum(self.sizes) == rows:
+            return list(self.sizes)
+        return [rows // self.samples] * self.samples if rows % self.samples == 0 else [rows]
 
-    def weights(self, n: int) -> Tensor:
-        """Weight of each of ``n`` picked rows so that every sample weighs one in all."""
-        return torch.cat([torch.full((size,), 1.0 / size, dtype=torch.float64) for size in self.row_sizes(n) if size])
+    def weights(self, rows: int) -> Tensor:
+        """Weight of each of the rows that count so that every sample weighs one in all."""
+        sizes = torch.tensor([size for size in self.row_sizes(rows) if size])
+        return torch.repeat_interleave(1.0 / sizes.double(), sizes)
 
 
 def select_tokens(batch: Mapping[str, Any], tokens: str) -> Selection:
@@ -89,7 +85,7 @@ def select_tokens(batch: Mapping[str, Any], tokens: str) -> Selection:
         first = next((value for value in batch.values() if isinstance(value, Tensor)), None)
         if first is None:
             raise InputError(f"a batch has no tensors (keys: {', '.join(map(str, batch)) or 'none'})")
-        return Selection(samples=first.shape[0], mask=None, everything=True)
+        return Selection(first.shape[0], 0, None, ())
     mask = batch.get("attention_mask")
     real = torch.ones(ids.shape[:2], dtype=torch.bool, device=ids.device) if mask is None else mask.bool()
     if real.dim() != 2:
@@ -107,4 +103,6 @@ def select_tokens(batch: Mapping[str, Any], tokens: str) -> Selection:
         real = real & (position == last)
     if not bool(real.any()):
         raise InputError(f"no token counts with tokens='{tokens}' in a batch of {real.shape[0]} rows")
-    return Selection(samples=int(real.shape[0]), mask=real, everything=bool(real.all()))
+    sizes = tuple(int(n) for n in real.sum(dim=1))
+    index = None if sum(sizes) == real.numel() else real.reshape(-1).nonzero().reshape(-1)
+    return Selection(int(real.shape[0]), real.numel(), index, sizes)

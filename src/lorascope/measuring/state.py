@@ -65,9 +65,20 @@ class LayerState:
         self.ratio = RatioAccumulator(device)
         self.rows = torch.zeros((), dtype=torch.int64, device=device)
 
-    def update(self, o: Tensor, l: Tensor, selection: Selection) -> None:  # noqa: E741
-        """Take in the frozen and adapted rows (n, d) of one batch."""
-        n, d = o.shape
+    def update(self, frozen: Tensor, adapted: Tensor, selection: Selection) -> None:
+        """Take in one batch.
+
+        Args:
+            frozen: Frozen output of the layer, (..., d).
+            adapted: Adapted output of the same shape.
+            selection: The rows that count.
+        """
+        o, l = (x.reshape(-1, x.shape[-1]) for x in (frozen, adapted))  # noqa: E741
+        index = selection.index_for(o.shape[0], self.component.name)
+        # Copying the rows that count costs as much as half a measure of a row: leave padding in while it is cheaper.
+        if index is not None and (self._needs_rows or 2 * len(index) < len(o)):
+            o, l, index = o.index_select(0, index), l.index_select(0, index), None  # noqa: E741
+        n, d = len(o) if index is None else len(index), o.shape[1]
         if n == 0:
             return
         self.rows += n
@@ -81,14 +92,10 @@ class LayerState:
             if "miub_js" in groups:
                 self._add_shift(probability_jensen_shannon(p, q), selection)
         elif "miub_js" in groups:
-            self._add_shift(softmax_jensen_shannon(o, l), selection)
+            js = softmax_jensen_shannon(o, l)
+            self._add_shift(js if index is None else js[index], selection)
         if "update_ratio" in groups:
-            delta = torch.sub(l, o).to(wide)
-            base = o.to(wide)
-            bias = getattr(self.component.base, "bias", None)
-            if bias is not None and isinstance(bias, Tensor) and bias.shape == (d,):
-                base = base - bias.detach().to(wide)
-            self.ratio.update(torch.linalg.vecdot(delta, delta), torch.linalg.vecdot(base, base))
+            self._add_ratio(o.to(wide), l.to(wide), index)
         if "cka" in groups or "mi_gaussian" in groups:
             if self.moments is None:
                 self.moments = self._new_moments(d)
@@ -99,6 +106,18 @@ class LayerState:
                 if part_o.shape[0] > 1:
                     self.entropy_frozen.update(matrix_entropy(part_o).reshape(1))
                     self.entropy.update(matrix_entropy(part_l).reshape(1))
+
+    @property
+    def _needs_rows(self) -> bool:
+        return any(group in self.options.groups for group in ("mi_joint", "cka", "mi_gaussian", "matrix_entropy"))
+
+    def _add_ratio(self, o: Tensor, l: Tensor, index: Tensor | None) -> None:  # noqa: E741
+        delta = torch.sub(l, o)
+        bias = getattr(self.component.base, "bias", None)
+        if isinstance(bias, Tensor) and bias.shape == o.shape[1:]:
+            o = o - bias.detach().to(o.dtype)
+        squares = [torch.linalg.vecdot(x, x) for x in (delta, o)]
+        self.ratio.update(*(x if index is None else x[index] for x in squares))
 
     def _add_shift(self, js: Tensor, selection: Selection) -> None:
         weights = selection.weights(js.shape[0]).to(js.device) if self.options.reduction == "sample_mean" else None

@@ -27,11 +27,11 @@ MODES: dict[str, dict[str, Any]] = {
     "miub_js and mi_joint": {"metrics": ("miub_js", "mi_joint")},
     "the same, joint_dim=2048 (no lumping)": {"metrics": ("miub_js", "mi_joint"), "joint_dim": 2048},
 }
-ROWS, BATCH = 32, 8
+ROWS = 32
 
 
-def prepare(rank: int) -> tuple[Any, list[dict[str, Any]]]:
-    """The model with an adapter whose update is about as large as a trained one's, and four batches of eight rows."""
+def prepare(rank: int, batch_size: int) -> tuple[Any, list[dict[str, Any]]]:
+    """The model with an adapter whose update is about as large as a trained one's, and the batches."""
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -46,7 +46,7 @@ def prepare(rank: int) -> tuple[Any, list[dict[str, Any]]]:
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=2e-3)
-    batches, _ = make_batches(load_task("towns"), tokenizer=tokenizer, batch_size=BATCH, limit=ROWS)
+    batches, _ = make_batches(load_task("towns"), tokenizer=tokenizer, batch_size=batch_size, limit=ROWS)
     return model, [{k: v for k, v in batch.items() if k != "labels"} for batch in batches]
 
 
@@ -78,8 +78,8 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def peak_memory_mib(mode: str, rank: int) -> float:
-    command = [sys.executable, __file__, "--only", mode, "--rank", str(rank)]
+def peak_memory_mib(mode: str, rank: int, batch_size: int) -> float:
+    command = [sys.executable, __file__, "--only", mode, "--rank", str(rank), "--batch-size", str(batch_size)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout.splitlines()[-1])["peak_mib"])
 
@@ -88,10 +88,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--only", choices=list(MODES))
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
-    model, batches = prepare(options.rank)
+    model, batches = prepare(options.rank, options.batch_size)
     if options.only:
         forget_peak()
         run_mode(model, batches, MODES[options.only])
@@ -109,11 +110,11 @@ def main() -> None:
             run_mode(model, batches, settings)
             seconds[mode].append(time.perf_counter() - start)
     tokens = int(sum(int(batch["attention_mask"].sum()) for batch in batches))
-    memory = {mode: peak_memory_mib(mode, options.rank) for mode in MODES}
+    memory = {mode: peak_memory_mib(mode, options.rank, options.batch_size) for mode in MODES}
     lines = [
         "# Cost of a measurement",
         "",
-        f"SmolLM2-135M with rank {options.rank} on 210 layers, {ROWS} rows of the towns task in batches of {BATCH} "
+        f"SmolLM2-135M with rank {options.rank} on 210 layers, {ROWS} rows of the towns task in batches of {options.batch_size} "
         f"({tokens} tokens); {options.rounds} alternating rounds. Limits aimed at: 1.35 for `miub_js`, 2.5 with the joint, "
         "1.5 for memory.",
         "",

@@ -27,7 +27,7 @@ def measure_command(
     score: Annotated[bool, typer.Option(help="Also score the task: accuracy, cross-entropy, perplexity.")] = True,
     score_limit: Annotated[int | None, typer.Option(min=1, help="Most rows to score. [default: all]")] = None,
     lm_eval: Annotated[str | None, typer.Option(help="Task names to score with lm-eval too, with commas.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows a forward pass.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows a forward pass.")] = 16,
     max_length: Annotated[int | None, typer.Option(min=1, help="Longest row in tokens. [default: the context]")] = None,
     overlong: Annotated[str, typer.Option(help="Longer rows: error, drop or truncate (counted).")] = "error",
     pad_token: Annotated[str | None, typer.Option(help="Pad token where the tokenizer has none; eos works.")] = None,

@@ -18,6 +18,7 @@ _BLOCK_ELEMENTS = 1 << 18
 
 _SERIES = (1 / 2, 1 / 12, 1 / 30, 1 / 56, 1 / 90, 1 / 132)
 """Coefficients 1 / (2k (2k-1)) of h(t) = sum_k c_k t^(2k)."""
+_CONSTANTS = [torch.tensor(c, dtype=torch.float32) for c in _SERIES]
 
 
 def _series_terms(largest_square: float) -> int:
@@ -100,10 +101,9 @@ def _block(p: Tensor, q: Tensor, s: Tensor, x: Tensor) -> Tensor:
     largest = float(x.amax()) if x.device.type == "cpu" and x.dtype == torch.float32 else math.nan
     terms = _series_terms(largest)
     if terms:
-        c = torch.tensor(_SERIES, dtype=x.dtype)
-        h = torch.add(c[terms - 2], x, alpha=_SERIES[terms - 1])
+        h = torch.add(_CONSTANTS[terms - 2], x, alpha=_SERIES[terms - 1])
         for k in range(terms - 3, -1, -1):
-            torch.addcmul(c[k], h, x, out=h)
+            torch.addcmul(_CONSTANTS[k], h, x, out=h)
         near: Tensor = torch.linalg.vecdot(s.mul_(x), h)
         return near.mul_(0.5)
     # Features that underflow in both have s = 0 and no weight; t = +-1 would give 0 times infinity.

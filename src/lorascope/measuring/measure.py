@@ -39,7 +39,7 @@ def measure(
     reduction: str = "mean",
     components: str = "sum",
     adapter: str | None = None,
-    batch_size: int = 8,
+    batch_size: int = 16,
     split: str = "test",
     limit: int | None = None,
     max_length: int | None = None,
@@ -221,7 +221,8 @@ def _run(
             selection = select_tokens(inputs, tokens)
             # The model's own loss would need the labels only to compute what Losses computes again.
             outputs = capture.forward({key: value for key, value in inputs.items() if key != "labels"})
-            losses.update(outputs, inputs)
+            if any(group in options.groups for group in ("ce", "ppl", "accuracy")):
+                losses.update(outputs, inputs)
             seen += torch.tensor([selection.samples, sum(selection.sizes)], dtype=torch.float64, device=device)
     if processes is not None and world > 1:
         for state in states.values():

@@ -36,6 +36,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def typed(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["lorascope", *map(str, arguments)])
+        capsys.readouterr()  # what the test itself made libraries print
         with pytest.raises(SystemExit) as stop:
             main()
         printed = capsys.readouterr()

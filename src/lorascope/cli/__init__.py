@@ -47,7 +47,7 @@ app.command("measure")(_stoppable(measure_command))
 app.command("report")(_stoppable(report_command))
 
 
-def _version(show: bool) -> None:
+def _version(show: bool | None) -> None:
     if show:
         from lorascope import __version__
 
@@ -57,7 +57,7 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    version: bool | None = typer.Option(None, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
     pass
 

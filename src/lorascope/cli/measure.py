@@ -14,7 +14,9 @@ def measure_command(
     model: Annotated[str | None, typer.Option(help="Base model. [default: the one the adapter names]")] = None,
     data_dir: Annotated[str | None, typer.Option(help="Local folder with the rows of a known hub task.")] = None,
     prompt: Annotated[str, typer.Option(help="Prompt: main, prompt1, prompt2, prompt3 or plain.")] = "main",
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    split: Annotated[
+        str | None, typer.Option(help="train, validation or test. [default: test; all rows of a single file]")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most rows to measure.")] = 64,
     metrics: Annotated[
         str, typer.Option(help="Metrics with commas between, or all.")
@@ -69,6 +71,7 @@ def measure_command(
     from lorascope.tasks.embedded import load_model_and_tokenizer
 
     loaded_task = load_task(task, prompt=prompt, data_dir=data_dir, seed=seed)
+    split = split or ("all" if "all" in loaded_task.splits else "test")
     state = PartialState()
     base, tokenizer = load_model_and_tokenizer(
         model or _base_of(adapter, config),

@@ -35,7 +35,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 0.0,
         "learning_rate": 1e-3,
         "batch_size": 16,
-        "schedule": "constant",
+        "schedule": "linear",
+        "warmup_steps": 2,
         "max_steps": 20,
     },
 }

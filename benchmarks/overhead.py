@@ -115,7 +115,8 @@ def main() -> None:
         "# Cost of a measurement",
         "",
         f"SmolLM2-135M with rank {options.rank} on 210 layers, {ROWS} rows of the towns task in batches of "
-        f"{options.batch_size} ({tokens} tokens); {options.rounds} alternating rounds. Limits aimed at: 1.35 for `miub_js`, 2.5 with the joint, "
+        f"{options.batch_size} ({tokens} tokens); {options.rounds} alternating rounds. "
+        "Limits aimed at: 1.35 for `miub_js`, 2.5 with the joint, "
         "1.5 for memory.",
         "",
         "| mode | time against plain, median (quartiles) | seconds, median | peak memory MiB | against plain |",

@@ -19,6 +19,7 @@ from lorascope.information import (
     MomentAccumulator,
     RatioAccumulator,
     mutual_information,
+    mutual_information_bounds,
 )
 
 MANY = settings(max_examples=30, deadline=None)
@@ -213,3 +214,17 @@ def test_sizes_are_checked() -> None:
     for empty in (JointAccumulator(3, 3), MomentAccumulator(3)):
         with pytest.raises(InputError, match="no token"):
             empty.compute()
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 3.0, 8.0, 20.0, 60.0])
+def test_large_joints_in_float32_agree_with_float64(scale: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    o = torch.randn(40, 700, generator=generator) * scale
+    p, q = torch.softmax(o, -1), torch.softmax(o + 0.1 * torch.randn(40, 700, generator=generator), -1)
+    p[:, 3], q[:, 5] = 0, 0  # features that no token has
+    joint = JointAccumulator(700, 700)
+    joint.update(p, q)
+    quick, careful = joint.compute(), mutual_information_bounds(joint.matrix)
+    for name in ("mi", "js", "lower", "upper", "paper", "max_ratio"):
+        assert getattr(quick, name) == pytest.approx(getattr(careful, name), rel=2e-6)
+    assert quick.lower <= quick.mi <= quick.upper

@@ -165,12 +165,18 @@ def _integrate(matrix: Tensor) -> tuple[float, float, float]:
 
 
 def _integrate_blocks(matrix: Tensor, dtype: torch.dtype) -> tuple[float, float, float] | None:
-    """I, JS and max r with the logarithms of that type; None where float32 is too coarse (a block near independence)."""
+    """I, JS and max r with the logarithms of that type; None where float32 is too coarse.
+
+    That is where a block is near independence, or some marginal is so small that ratios leave the range of the type.
+    """
     blocks = _blocks(matrix, dtype)
     p_o = torch.cat([matrix[rows].sum(1, dtype=dtype) for rows in blocks]).double()
     p_l = torch.stack([matrix[rows].sum(0, dtype=dtype) for rows in blocks]).double().sum(0)
     total = float(p_o.sum())
-    floor = total * 2.0**-900  # keeps r finite; empty rows and columns get r = 0 and weight 0
+    # Keeps r finite; empty rows and columns get r = 0 and weight 0.
+    floor = total * (2.0**-900 if dtype == torch.float64 else 2.0**-60)
+    if dtype == torch.float32 and any(bool(((p > 0) & (p < floor)).any()) for p in (p_o, p_l)):
+        return None
     weight_o, weight_l = p_o / total, p_l / total
     divide_o, divide_l = p_o.clamp(min=floor)[:, None], (p_l.clamp(min=floor) / total)[None, :]
     mi, js, ratio = 0.0, 0.0, 0.0

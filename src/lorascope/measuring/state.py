@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -184,6 +185,8 @@ class LayerState:
                     notes.append(f"layer '{c.name}': {error}")
         if "spectrum" in options.groups:
             record |= spectrum(c)
+        for name in [key for key, value in record.items() if isinstance(value, float) and not math.isfinite(value)]:
+            notes.append(f"layer '{c.name}': {name} is {record.pop(name)} and was left out")
         return record
 
     def _shift(self, samples: int) -> dict[str, Any]:

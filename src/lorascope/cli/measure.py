@@ -60,23 +60,22 @@ def measure_command(
 
     import json
 
-    from accelerate import PartialState
     from rich.console import Console
 
     from lorascope.adapters import attach_adapter
     from lorascope.cli._console import largest, say_warnings, totals
     from lorascope.measuring import measure
+    from lorascope.measuring.processes import device, is_main_process
     from lorascope.report import write_report
     from lorascope.tasks import evaluate_task, load_task
     from lorascope.tasks.embedded import load_model_and_tokenizer
 
     loaded_task = load_task(task, prompt=prompt, data_dir=data_dir, seed=seed)
     split = split or ("all" if "all" in loaded_task.splits else "test")
-    state = PartialState()
     base, tokenizer = load_model_and_tokenizer(
         model or _base_of(adapter, config),
         dtype=dtype,
-        device=state.device,
+        device=device(),
     )
     adapted = attach_adapter(base, adapter, any_base=any_base)
     result = measure(
@@ -97,7 +96,7 @@ def measure_command(
         seed=seed,
         progress=progress,
     )
-    if not state.is_main_process:
+    if not is_main_process():
         return
     result.provenance.update(adapter=adapter, data_sha256=dict(loaded_task.sources))
     if score:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import operator
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -21,6 +19,7 @@ from lorascope.core.metrics import METRICS, resolve_groups
 from lorascope.core.provenance import collect
 from lorascope.measuring.batches import make_batches
 from lorascope.measuring.losses import Losses
+from lorascope.measuring.processes import processes
 from lorascope.measuring.selection import REDUCTIONS, TOKENS, Selection, select_tokens
 from lorascope.measuring.state import LayerState, Options
 from lorascope.results import AdapterMeasurement
@@ -200,8 +199,8 @@ def _run(
     progress: bool,
 ) -> tuple[list[LayerState], Losses, int, int]:
     """Pass the data through the model; returns merged states, losses, samples and tokens."""
-    processes = PartialState() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
-    rank, world = (processes.process_index, processes.num_processes) if processes else (0, 1)
+    group = processes()
+    rank, world = (group.process_index, group.num_processes) if group is not None else (0, 1)
     states: dict[str, LayerState] = {}
     selection: Selection
 
@@ -224,7 +223,7 @@ def _run(
             if any(group in options.groups for group in ("ce", "ppl", "accuracy")):
                 losses.update(outputs, inputs)
             seen += torch.tensor([selection.samples, sum(selection.sizes)], dtype=torch.float64, device=device)
-    if processes is not None and world > 1:
+    if world > 1:
         for state in states.values():
             state.ensure(state.component.d_out)
         for tensor in itertools.chain([seen], losses.tensors(), *(state.tensors() for state in states.values())):

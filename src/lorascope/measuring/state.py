@@ -129,7 +129,9 @@ class LayerState:
 
     def _new_joint(self, d: int) -> JointAccumulator:
         groups = self.options.joint_dim if d > self.options.joint_dim else None
-        return JointAccumulator(d, d, groups=groups, seed=self._seed("joint"), device=self.device)
+        # Small joints cost nothing in float64; float32 would show the order of summation near independence.
+        dtype = torch.float64 if min(d, self.options.joint_dim) <= 256 else torch.float32
+        return JointAccumulator(d, d, groups=groups, seed=self._seed("joint"), device=self.device, dtype=dtype)
 
     def _new_moments(self, d: int) -> MomentAccumulator:
         return MomentAccumulator(d, project=self.options.moment_dim, seed=self._seed("moments"), device=self.device)

@@ -130,6 +130,35 @@ def test_train_again_returns_at_once_and_other_options_are_refused(
     assert (out / "result.json").stat().st_mtime_ns == stamp
 
 
+def test_a_command_that_failed_on_bad_input_leaves_the_folder_free(
+    tmp_path: Path, tiny_model_dir: Path, task_dir: Path, run: Run
+) -> None:
+    out = tmp_path / "out"
+    assert run(*train_options(tiny_model_dir, task_dir, out, "--rank", 9))[0] == 2
+    assert run(*train_options(tiny_model_dir, task_dir, out))[0] == 0
+
+
+def test_data_that_changed_since_the_run_is_named(
+    tmp_path: Path, tiny_model_dir: Path, task_dir: Path, run: Run
+) -> None:
+    out = tmp_path / "out"
+    assert run(*train_options(tiny_model_dir, task_dir, out))[0] == 0
+    write_rows(task_dir, ROWS[:-1], ("train",))
+    code, _, said = run(*train_options(tiny_model_dir, task_dir, out))
+    assert code == 2
+    assert "train.jsonl' changed since" in one_line(said)
+
+
+def test_a_report_does_not_overwrite_a_result(tmp_path: Path, tiny_model_dir: Path, task_dir: Path, run: Run) -> None:
+    out = tmp_path / "out"
+    assert run(*train_options(tiny_model_dir, task_dir, out))[0] == 0
+    before = (out / "result.json").read_bytes()
+    code, _, said = run("report", out, "--out", out / "result.json")
+    assert code == 2
+    assert "no HTML file" in one_line(said)
+    assert (out / "result.json").read_bytes() == before
+
+
 def test_quickstart_on_another_model_resumes_and_keeps_its_settings(
     tmp_path: Path, tiny_model_dir: Path, task_dir: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +248,13 @@ def test_wrong_base_models(tmp_path: Path, tiny_model_dir: Path, task_dir: Path,
     assert code == 2
     assert "does not fit base model" in one_line(said)
 
+    shallow = tmp_path / "shallow"
+    shutil.copytree(tiny_model_dir, shallow)
+    AutoModelForCausalLM.from_pretrained(tiny_model_dir, num_hidden_layers=1).save_pretrained(shallow)
+    code, _, said = run("measure", adapter_dir, "--task", task_dir, "--model", shallow, "--no-progress")
+    assert code == 2
+    assert "of its weights have no layer here" in one_line(said)
+
     out = tmp_path / "trained"
     assert run(*train_options(tiny_model_dir, task_dir, out))[0] == 0
     twin = tmp_path / "twin"
@@ -249,6 +285,9 @@ GOOD = json.dumps(ROWS[0])
         ('{"question": "a", "choices": ["a", ""], "answer": 0}', ":2"),
         ('{"question": "a"}', ":2"),
         ("[1, 2]", ":2"),
+        ("[" * 100_000, ":2"),
+        ('{"question": "a", "choices": ["a", "b"], "answer": ' + "9" * 5000 + "}", ":2"),
+        ('{"question": "\\ud800", "choices": ["a", "b"], "answer": 0}', ":2"),
     ],
 )
 def test_wrong_rows_are_named_by_file_and_line(
@@ -311,6 +350,7 @@ def test_prompts_longer_than_the_context_are_said_and_counted(
         (["measure", "x", "--metrics", "miub"], "unknown metric 'miub': did you mean 'miub_js'"),
         (["train", "--out", "x", "--preset", "papr"], "did you mean 'paper'"),
         (["train", "--out", "x", "--rank", "-1"], "rank -1"),
+        (["train", "--out", "x", "--seed", "99999999999999999999"], "seed 99999999999999999999"),
         (["train", "--out", "x", "--lr", "nan"], "learning_rate nan"),
         (["train", "--out", "x", "--config", "nowhere.yaml"], "no file 'nowhere.yaml'"),
         (["quickstart", "--ranks", "4,x"], "--ranks '4,x'"),
@@ -337,6 +377,7 @@ def test_unknown_names_of_tasks_prompts_and_splits(
         (["--task", task_dir, "--split", "dev"], "dev"),
         (["--task", task_dir, "--dtype", "int8"], "int8"),
         (["--task", task_dir, "--tokens", "first"], "first"),
+        (["--task", task_dir, "--max-length", 65], "context of 64"),
     ):
         code, _, said = run(*measure, *more)
         assert code == 2

@@ -116,12 +116,17 @@ def test_configuration_is_checked_by_name_and_type(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(dump_yaml(Settings(4)))
     assert from_mapping(Settings, load_yaml(path)) == Settings(4)
-    for text in ("a: [1", "- 1", "!!python/object/apply:os.system ['true']"):
+    path.write_text("rank: true")
+    with pytest.raises(InputError, match="'rank' must not be true"):
+        from_mapping(Settings, load_yaml(path))
+    for text in ("a: [1", "- 1", "rank: 4\nrank: 8", "!!python/object/apply:os.system ['true']"):
         path.write_text(text)
         with pytest.raises(DataError, match=r"run\.yaml"):
             load_yaml(path)
     with pytest.raises(DataError, match="no file"):
         load_yaml(tmp_path / "missing.yaml")
+    with pytest.raises(DataError, match="is not a file"):
+        load_yaml(tmp_path)
 
 
 def test_missing_packages_say_how_to_get_them() -> None:

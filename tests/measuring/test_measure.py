@@ -89,6 +89,66 @@ def test_options_are_checked(options: dict, message: str) -> None:
         measure(adapted("llama"), [batch_for("llama")], progress=False, **options)
 
 
+def test_inputs_that_the_model_cannot_take_are_explained() -> None:
+    model, batch = adapted("gpt2"), batch_for("gpt2")
+    for bad, words in (
+        ({**batch, "input_ids": batch["input_ids"] + 60}, "outside its vocabulary"),
+        ({**batch, "labels": batch["labels"] + 1000}, "label"),
+    ):
+        with pytest.raises(InputError, match=words):
+            measure(model, [bad], progress=False)
+    with pytest.raises(InputError, match="max_length=65 is over the model's context of 64"):
+        measure(model, [batch], max_length=65, progress=False)
+    with pytest.raises(InputError, match="limit=0"):
+        measure(model, features(), limit=0, progress=False)
+    with pytest.raises(InputError, match="batches of type list"):
+        measure(model, DataLoader(torch.utils.data.TensorDataset(batch["input_ids"])), progress=False)
+
+
+def test_encoder_decoders_are_refused() -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(vocab_size=64, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    model = get_peft_model(T5ForConditionalGeneration(config), LoraConfig(r=2, target_modules=["q"]))
+    with pytest.raises(InputError, match="encoder-decoder"):
+        measure(model, [batch_for("llama")], progress=False)
+
+
+def test_rows_that_are_no_tokens_do_not_count() -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
+
+    config = DebertaV2Config(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        relative_attention=True,
+        max_relative_positions=8,
+        pos_att_type="p2c|c2p",
+        share_att_key=True,
+        max_position_embeddings=32,
+        num_labels=3,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        lora = LoraConfig(r=2, target_modules=["query_proj"], init_lora_weights=False)
+        model = get_peft_model(DebertaV2ForSequenceClassification(config), lora).eval()
+    result = measure(model, [batch_for("bert")], progress=False)
+    assert any("rows that are no tokens" in note for note in result.warnings)
+    module = model.base_model.model.deberta.encoder.layer[0].attention.self.query_proj
+    calls: list[tuple[torch.Tensor, ...]] = []
+    module.register_forward_hook(lambda m, args, out: calls.append((m.base_layer(args[0]), out)))
+    with torch.no_grad():
+        model(**batch_for("bert"))
+    frozen, shifted = next(pair for pair in calls if pair[1].shape[:2] == (3, 7))
+    mask = batch_for("bert")["attention_mask"].bool()
+    wanted = js_rows(frozen[mask].numpy().astype(float), shifted[mask].numpy().astype(float)).mean()
+    assert result.layers[0]["miub_js"] == pytest.approx(wanted, rel=1e-4)
+
+
 def test_tokens_choose_rows() -> None:
     model, batch = adapted("llama"), batch_for("llama")
     frozen, shifted = outputs_again(model, batch)["model.layers.1.mlp.down_proj"]

@@ -60,7 +60,8 @@ def numbers(record: RunRecord) -> dict[str, Any]:
 def test_a_run_trains_measures_evaluates_and_keeps_it(spec: RunSpec, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out" / "rank-4"
     record = run(dataclasses.replace(spec, text_task=str(data), text_limit=2), folder, progress=False)
-    assert {path.name for path in folder.iterdir()} == {"spec.yaml", "metrics.jsonl", "result.json", "adapter"}
+    kept = {"spec.yaml", "data.json", "metrics.jsonl", "result.json", "adapter"}
+    assert {path.name for path in folder.iterdir()} == kept
     assert record.name == "rank-4"
     assert [line["step"] for line in record.history] == list(range(1, 7))
     assert record.history[-1]["loss"] < record.history[0]["loss"] - 0.1

@@ -11,7 +11,7 @@ from lorascope.adapters._peft import (
 )
 from lorascope.adapters.capture import Capture
 from lorascope.adapters.checks import check_rank, fingerprint
-from lorascope.adapters.load import adapter_record, attach_adapter, read_adapter_config
+from lorascope.adapters.load import adapter_record, attach_adapter, read_adapter_config, read_adapter_record
 
 __all__ = [
     "Capture",
@@ -27,4 +27,5 @@ __all__ = [
     "low_rank_factors",
     "other_trained_modules",
     "read_adapter_config",
+    "read_adapter_record",
 ]

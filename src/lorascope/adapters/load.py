@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
@@ -119,9 +119,10 @@ def attach_adapter(
         f"(it was trained on '{config.base_model_name_or_path}'): pass that one with --model"
     )
     record = Path(adapter) / RECORD_FILE
-    quantised = getattr(model.config, "quantization_config", None) is not None
-    if record.is_file() and not any_base and not quantised:
-        expected = read_json(record).get("base_fingerprint")
+    # Weights that were quantised or rounded to float16 have lost the fingerprint of the checkpoint.
+    exact = getattr(model.config, "quantization_config", None) is None and model.dtype != torch.float16
+    if record.is_file() and not any_base and exact:
+        expected = read_adapter_record(adapter).get("base_fingerprint")
         if expected is not None and expected != fingerprint(model):
             raise AdapterError(wrong + ", or --any-base to measure it on this one all the same")
     try:
@@ -134,7 +135,32 @@ def attach_adapter(
     missing = [str(w.message) for w in caught if "missing adapter keys" in str(w.message)]
     if missing:
         raise AdapterError(f"{wrong} [the file lacks weights for some layers of this model]")
+    weights = Path(adapter) / WEIGHTS_FILE
+    if weights.is_file():
+        with safe_open(str(weights), framework="pt") as file:
+            unused = {key for key in file.keys() if ".lora_" in key}  # noqa: SIM118 - safe_open is no mapping
+        unused -= set(get_peft_model_state_dict(peft_model, adapter_name=name, save_embedding_layers=False))
+        if unused:
+            raise AdapterError(f"{wrong} [{len(unused)} of its weights have no layer here, such as {min(unused)}]")
     return peft_model.eval()
+
+
+def read_adapter_record(adapter: str | Path) -> dict[str, Any]:
+    """What lorascope wrote beside an adapter it trained; empty for adapters of others.
+
+    Raises:
+        AdapterError: The file is interrupted or was not written by lorascope.
+    """
+    path = Path(adapter) / RECORD_FILE
+    if not path.is_file():
+        return {}
+    try:
+        values = read_json(path)
+    except DataError as error:
+        raise AdapterError(str(error)) from error
+    if not isinstance(values, dict):
+        raise AdapterError(f"'{path}' was not written by lorascope: delete it, or take the adapter's own")
+    return values
 
 
 def adapter_record(base: nn.Module, **facts: Any) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def measure_command(
 
     from rich.console import Console
 
-    from lorascope.adapters import attach_adapter
+    from lorascope.adapters import attach_adapter, read_adapter_record
     from lorascope.cli._console import largest, say_warnings, totals
     from lorascope.measuring import measure
     from lorascope.measuring.processes import device, is_main_process
@@ -99,6 +99,11 @@ def measure_command(
     if not is_main_process():
         return
     result.provenance.update(adapter=adapter, data_sha256=dict(loaded_task.sources))
+    named = config.base_model_name_or_path
+    if model is not None and model != named and not read_adapter_record(adapter):
+        result.warnings.append(f"the adapter names base model '{named}', and was measured on '{model}'")
+    if out is not None:
+        result.save(out / "result.json")  # kept whatever happens while scoring
     if score:
         found = evaluate_task(
             adapted,
@@ -150,13 +155,10 @@ def _check_kind(adapter: str, config: Any) -> None:
 
 def _base_of(adapter: str, config: Any) -> str:
     """The base model that an adapter names, by lorascope's own record first."""
-    from lorascope.adapters.load import RECORD_FILE
+    from lorascope.adapters import read_adapter_record
     from lorascope.core.errors import AdapterError
-    from lorascope.core.files import read_json
 
-    record = Path(adapter) / RECORD_FILE
-    named = read_json(record).get("base_model") if record.is_file() else None
-    named = named or config.base_model_name_or_path
+    named = read_adapter_record(adapter).get("base_model") or config.base_model_name_or_path
     if not named:
         raise AdapterError(f"adapter '{adapter}' names no base model: pass it with --model")
     return str(named)

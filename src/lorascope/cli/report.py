@@ -17,7 +17,7 @@ def report_command(
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
 ) -> None:
     """Write one self-contained HTML page about one or several results; needs no network and no torch."""
-    from lorascope.core.errors import DataError
+    from lorascope.core.errors import DataError, OutputError
     from lorascope.report import write_report
     from lorascope.results import AdapterMeasurement, RunStore
 
@@ -33,5 +33,8 @@ def report_command(
                 raise DataError(f"no finished run in '{path}': give a folder with result.json in it or one level below")
             records.extend(found)
     first = results[0].parent if results[0].is_file() else results[0]
-    target = write_report(records, out or first / "report.html", **({"title": title} if title else {}))
+    out = out or first / "report.html"
+    if out.exists() and out.suffix.lower() not in (".html", ".htm"):
+        raise OutputError(f"--out '{out}' exists and is no HTML file: choose another name")
+    target = write_report(records, out, **({"title": title} if title else {}))
     typer.echo(f"report: {target}")

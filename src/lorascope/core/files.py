@@ -32,9 +32,7 @@ def explain_write_errors(path: Path) -> Iterator[None]:
                 f"disk full while writing '{path}': free some space and run the same command again; "
                 "finished results are kept"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-            raise OutputError(f"cannot write '{path}': {error.strerror}; choose another --out") from error
-        raise
+        raise OutputError(f"cannot write '{path}': {error.strerror or error}; choose another --out") from error
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:
@@ -88,9 +86,9 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"no file '{path}'") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise DataError(f"no file '{path}' ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
         raise DataError(
             f"'{path}' is not valid JSON ({error}): it may be an interrupted file; make it again"
         ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -33,6 +33,10 @@ def from_mapping(kind: type[T], values: Mapping[str, Any], *, source: str = "con
     for key in values:
         if key not in names:
             raise unknown_name(f"key in {source}", str(key), names)
+    for key, kinds in get_type_hints(kind).items():
+        # Python takes true for 1; a person who writes "rank: true" meant something else.
+        if isinstance(values.get(key), bool) and bool not in (kinds, *get_args(kinds)):
+            raise InputError(f"{source}: '{key}' must not be {str(values[key]).lower()}: give a value of its kind")
     try:
         return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
@@ -42,16 +46,27 @@ def from_mapping(kind: type[T], values: Mapping[str, Any], *, source: str = "con
         raise InputError(f"{source}: '{place}': {first['msg']}{given}") from error
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader, which refuses a key that is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping, if its keys differ."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := {key for key in keys if keys.count(key) > 1}:
+            raise yaml.YAMLError(f"'{min(twice)}' is given twice")
+        return dict(super().construct_mapping(node, deep))
+
+
 def load_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
     Raises:
         DataError: The file is missing, is not YAML, or is not a mapping.
     """
+    if not path.is_file():
+        raise DataError(f"'{path}' is not a file" if path.exists() else f"no file '{path}'")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"no file '{path}'") from None
+        values = _UniqueKeys(path.read_text(encoding="utf-8")).get_single_data()
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"'{path}' is not valid YAML: {reason}") from error

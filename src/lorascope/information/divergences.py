@@ -206,7 +206,9 @@ def jensen_shannon(log_p: Float[Tensor, "*batch d"], log_q: Float[Tensor, "*batc
 
 
 def _log_normalised(log_p: Tensor, name: str) -> Tensor:
-    log_p = log_p.to(torch.float64)
+    log_p = torch.as_tensor(log_p).to(torch.float64)
+    if log_p.ndim == 0:
+        raise InputError(f"{name} is a single number: pass log-probabilities along the last axis")
     total = torch.logsumexp(log_p, -1, keepdim=True)
     if log_p.shape[-1] == 0 or not bool(torch.isfinite(total).all()):
         raise InputError(f"{name} has a row with NaN, +inf or no finite entry: pass log-probabilities (log_softmax)")

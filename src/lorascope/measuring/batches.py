@@ -48,8 +48,9 @@ def make_batches(
     Raises:
         InputError: There is no data, or it is of a form that is not known, or the tokenizer is missing.
     """
-    if batch_size < 1:
-        raise InputError(f"batch_size={batch_size}: give at least 1")
+    for name, value in (("batch_size", batch_size), ("limit", limit)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise InputError(f"{name}={value!r}: give a whole number of at least 1")
     if isinstance(data, DataLoader):
         return _plain_loader(data), {}
     if isinstance(data, Task):

@@ -47,6 +47,8 @@ class Losses:
             try:
                 nats, n = token_cross_entropy(logits, labels)
             except InputError:
+                if bool(torch.isfinite(logits).all()):
+                    raise  # the labels are wrong, not the model
                 nats, n = math.nan, 1  # said at the end, when the first broken layer is known
             self._sums[0] += nats
             self._sums[1] += n
@@ -68,7 +70,9 @@ class Losses:
         """
         nats, n, right, answers = (float(x) for x in self._sums)
         if not math.isfinite(nats):
-            raise ModelError("the logits hold NaN or infinity: load the model in float32 or bfloat16")
+            raise ModelError(
+                "the logits hold NaN or infinity: check the adapter's weights, or load the model in float32"
+            )
         totals: dict[str, float] = {}
         if n and "ce" in groups:
             totals["ce"] = nats / n

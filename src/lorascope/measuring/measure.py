@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -107,6 +108,15 @@ def measure(
         arXiv 2501.03152 (Eq. 9, Theorem 3); arXiv 2401.17139 (matrix entropy).
     """
     groups = resolve_groups(metrics)
+    if isinstance(model, nn.DataParallel):
+        raise InputError("model is wrapped in DataParallel: give model.module")
+    context, config = _context(model), getattr(model, "config", None)
+    if getattr(config, "is_encoder_decoder", False):
+        raise InputError(
+            f"{type(model).__name__} is an encoder-decoder model: lorascope measures decoders and encoders"
+        )
+    if max_length is not None and context is not None and max_length > context:
+        raise InputError(f"max_length={max_length} is over the model's context of {context} tokens: give at most that")
     _check_choices(variant, tokens, reduction, components, noise, joint_dim, moment_dim)
     options = Options(groups, reduction, joint_dim, moment_dim, noise, seed)
     batches, counts = make_batches(
@@ -116,7 +126,7 @@ def measure(
         pad_token=pad_token,
         split=split,
         limit=limit,
-        max_length=max_length if max_length is not None else _context(model),
+        max_length=max_length if max_length is not None else context,
         overlong=overlong,
     )
     device = next(model.parameters()).device
@@ -165,7 +175,7 @@ def _check_choices(
     ):
         if value not in known:
             raise InputError(f"{name}={value!r}: choose from {', '.join(known)}")
-    if not noise > 0:
+    if not (noise > 0 and math.isfinite(noise)):
         raise InputError(f"noise={noise}: give a share of the variance above 0, such as 0.01")
     for name, size in (("joint_dim", joint_dim), ("moment_dim", moment_dim)):
         if size < 2:
@@ -216,10 +226,18 @@ def _run(
         for number, batch in enumerate(bar):
             if number % world != rank:
                 continue
+            if not isinstance(batch, Mapping):
+                raise InputError(f"batches of type {type(batch).__name__}: give mappings of the model's inputs by name")
             inputs = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
             selection = select_tokens(inputs, tokens)
             # The model's own loss would need the labels only to compute what Losses computes again.
-            outputs = capture.forward({key: value for key, value in inputs.items() if key != "labels"})
+            try:
+                outputs = capture.forward({key: value for key, value in inputs.items() if key != "labels"})
+            except IndexError as error:
+                raise InputError(
+                    f"the model cannot take batch {number + 1} ({error}): a token id is outside its vocabulary, or a row is "
+                    f"longer than its context of {_context(model)}"
+                ) from error
             if any(group in options.groups for group in ("ce", "ppl", "accuracy")):
                 losses.update(outputs, inputs)
             seen += torch.tensor([selection.samples, sum(selection.sizes)], dtype=torch.float64, device=device)
@@ -254,6 +272,12 @@ def _warnings(
         shown = ", ".join(saved[:5]) + (" ..." if len(saved) > 5 else "")
         notes.append(
             f"{len(saved)} modules are trained whole beside LoRA and are no component of the measurement: {shown}"
+        )
+    foreign = [state.component.name for state in states if int(state.foreign)]
+    if foreign:
+        notes.append(
+            f"{len(foreign)} layers also ran on rows that are no tokens of the batch, which do not count: "
+            f"{', '.join(foreign[:5])}"
         )
     unused = [record["name"] for record, state in zip(records, states, strict=True) if not int(state.rows)]
     if unused:

@@ -15,43 +15,44 @@ TOKENS = ("all", "prompt", "completion", "last")
 REDUCTIONS = ("mean", "sum", "sample_mean")
 
 
+class ForeignRowsError(Exception):
+    """A layer ran on rows that are not the batch's tokens."""
+
+
 @dataclass(frozen=True)
 class Selection:
     """The rows of one batch that count.
 
     Attributes:
         samples: Number of samples in the batch.
-        tokens: Number of tokens in the batch, padding included; 0 for inputs without tokens, such as images.
-        index: Places of the tokens that count among all of them, in order; None if every row counts.
+        length: Tokens of each sample, padding included; 0 for inputs without tokens, such as images.
+        index: Places of the tokens that count among all of them, in order; None if every one counts.
         sizes: Tokens that count in each sample; empty for inputs without tokens.
     """
 
     samples: int
-    tokens: int
+    length: int
     index: Tensor | None
     sizes: tuple[int, ...]
 
-    def index_for(self, rows: int, where: str) -> Tensor | None:
+    def index_for(self, shape: tuple[int, ...]) -> Tensor | None:
         """Which of a layer's output rows count.
 
         Args:
-            rows: Number of rows, (samples * length) or (samples), or any number if every row counts.
-            where: The layer's name, for the message.
+            shape: Shape of the output without its features: (samples, length), (samples * length), or (samples) for a
+                layer behind a pooling; anything for inputs without tokens.
 
         Returns:
-            Their places, or None for all.
+            Their places among the rows, or None for all.
 
         Raises:
-            InputError: The rows cannot be matched with tokens, and not all of them count.
+            ForeignRowsError: The rows are no tokens (relative positions, a routed part), so none of them counts.
         """
-        if self.index is None or rows == self.samples:
+        if not self.length or shape in ((self.samples,), (self.samples, 1)):
             return None
-        if rows != self.tokens:
-            raise InputError(
-                f"layer '{where}' gives {rows} rows for {self.samples} samples, which cannot be matched with tokens: "
-                "use rows of equal length (or batch_size=1) and tokens='all'"
-            )
-        return self.index
+        if shape in ((self.samples, self.length), (self.samples * self.length,), (1, self.samples * self.length)):
+            return self.index
+        raise ForeignRowsError
 
     def row_sizes(self, rows: int) -> list[int]:
         """How many of the rows that count belong to each sample, in order."""
@@ -105,4 +106,4 @@ def select_tokens(batch: Mapping[str, Any], tokens: str) -> Selection:
         raise InputError(f"no token counts with tokens='{tokens}' in a batch of {real.shape[0]} rows")
     sizes = tuple(int(n) for n in real.sum(dim=1))
     index = None if sum(sizes) == real.numel() else real.reshape(-1).nonzero().reshape(-1)
-    return Selection(int(real.shape[0]), real.numel(), index, sizes)
+    return Selection(int(real.shape[0]), int(real.shape[1]), index, sizes)

@@ -25,7 +25,7 @@ from lorascope.information import (
     softmax_jensen_shannon,
     stable_rank,
 )
-from lorascope.measuring.selection import Selection
+from lorascope.measuring.selection import ForeignRowsError, Selection
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class LayerState:
         self.moments: MomentAccumulator | None = None
         self.shift, self.entropy, self.entropy_frozen = (MeanAccumulator(device) for _ in range(3))
         self.ratio = RatioAccumulator(device)
-        self.rows = torch.zeros((), dtype=torch.int64, device=device)
+        self.rows, self.foreign = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
 
     def update(self, frozen: Tensor, adapted: Tensor, selection: Selection) -> None:
         """Take in one batch.
@@ -75,7 +75,11 @@ class LayerState:
             selection: The rows that count.
         """
         o, l = (x.reshape(-1, x.shape[-1]) for x in (frozen, adapted))  # noqa: E741
-        index = selection.index_for(o.shape[0], self.component.name)
+        try:
+            index = selection.index_for(tuple(frozen.shape[:-1]))
+        except ForeignRowsError:
+            self.foreign += len(o)
+            return
         # Copying the rows that count costs as much as half a measure of a row: leave padding in while it is cheaper.
         if index is not None and (self._needs_rows or 2 * len(index) < len(o)):
             o, l, index = o.index_select(0, index), l.index_select(0, index), None  # noqa: E741
@@ -146,6 +150,7 @@ class LayerState:
     def tensors(self) -> Iterator[Tensor]:
         """The tensors whose sum over processes is the state of all of them together."""
         yield self.rows
+        yield self.foreign
         accumulators = (self.shift, self.ratio, self.entropy, self.entropy_frozen, self.joint, self.moments)
         for accumulator in accumulators:
             if accumulator is not None:
@@ -228,6 +233,8 @@ class LayerState:
     def _matrix_entropy(self, _samples: int) -> dict[str, Any]:
         if "matrix_entropy" not in self.options.groups:
             return {}
+        if not float(self.entropy.weight):
+            raise InputError("matrix_entropy is not defined where samples have one row each")
         return {"matrix_entropy": self.entropy.compute(), "matrix_entropy_frozen": self.entropy_frozen.compute()}
 
 

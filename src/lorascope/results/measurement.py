@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -114,7 +115,16 @@ class AdapterMeasurement:
             not isinstance(record, dict) for record in values["layers"]
         ):
             raise DataError(f"'{source}' is not a whole lorascope result: 'totals' or 'layers' is malformed")
-        totals = {name: math.nan if value is None else float(value) for name, value in values["totals"].items()}
+        bad_history = not all(isinstance(line, dict) for line in values.get("history", []))
+        bad_counts = any(isinstance(n, bool) or not isinstance(n, int) for n in values.get("counts", {}).values())
+        if bad_history or bad_counts:
+            what = "history" if bad_history else "counts"
+            raise DataError(f"'{source}' is not a whole lorascope result: '{what}' is malformed")
+        try:
+            totals = {name: math.nan if value is None else float(value) for name, value in values["totals"].items()}
+            json.dumps(values, ensure_ascii=False).encode()  # half a character could not be written again
+        except (OverflowError, UnicodeEncodeError) as error:
+            raise DataError(f"'{source}' is not a whole lorascope result: {error}") from error
         try:
             return target(**{**{name: values[name] for name in names}, "totals": totals})
         except TypeError as error:

@@ -69,7 +69,7 @@ def lm_eval_scores(
         for name in task_names:
             if name not in manager.all_tasks:
                 known = [task for task in manager.all_tasks if task.split("_")[0] == name.split("_")[0]]
-                raise unknown_name("lm-eval task", name, known or sorted(manager.all_tasks)[:20])
+                raise unknown_name("lm-eval task", name, (known or sorted(manager.all_tasks))[:8])
         wrapped = huggingface.HFLM(
             pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=max_length, backend="causal"
         )

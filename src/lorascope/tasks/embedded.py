@@ -21,6 +21,7 @@ from pathlib import Path
 
 import platformdirs
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -106,7 +107,7 @@ def load_model_and_tokenizer(
     with quiet_transformers():
         try:
             model = AutoModelForCausalLM.from_pretrained(source, dtype=DTYPES[dtype], trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ModelError(_why_not(str(name_or_path), "model", error)) from error
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)

@@ -12,6 +12,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from lorascope.core.errors import InputError
 from lorascope.tasks.collate import IGNORE_INDEX, pad_token_id
 from lorascope.tasks.encode import TEXT_WINDOW, EncodedChoices, Pair, context_length, encode_choices, encode_task
 from lorascope.tasks.rows import Task
@@ -92,7 +93,7 @@ def evaluate_task(
     pad_id = pad_token_id(tokenizer, pad_token)
     if device is not None:
         model.to(device)
-    longest = max_length or model_context_length(model, tokenizer)
+    longest = allowed_length(model, tokenizer, max_length)
     settings = {"task": task.name, "split": split, "prompt": task.prompt if task.kind == "multiple_choice" else None}
     with _evaluation_mode(model):
         if task.kind == "multiple_choice":
@@ -124,6 +125,18 @@ def evaluate_task(
     metrics, errors = _summary(records)
     scored = sum(record["tokens"] for record in records)
     return Evaluation(metrics, errors, {"samples": len(records), "scored_tokens": scored, **counts}, records, settings)
+
+
+def allowed_length(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> int | None:
+    """The length limit that was asked for, or the model's context; None if there is neither.
+
+    Raises:
+        InputError: More is asked for than the model's context.
+    """
+    context = model_context_length(model, tokenizer)
+    if max_length is not None and context is not None and max_length > context:
+        raise InputError(f"max_length {max_length} is over the model's context of {context} tokens: give at most that")
+    return max_length or context
 
 
 def model_context_length(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -109,6 +109,8 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 raise DataError(
                     f"{where}: not valid JSON ({error.msg} at column {error.colno}): write one JSON object a line"
                 ) from error
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
+                raise DataError(f"{where}: not a row ({error}): write one JSON object a line, {FORMATS}") from error
             if not isinstance(values, dict):
                 raise DataError(f"{where}: a JSON {type(values).__name__}, not an object: a row is {FORMATS}")
             yield where, values

@@ -234,6 +234,8 @@ def _string(value: Any, name: str, where: str) -> str:
         raise DataError(f"{where}: '{name}' must be text, not {_type(value)}")
     if not value.strip():
         raise DataError(f"{where}: '{name}' is empty: fill it in or delete the row")
+    if any("\ud800" <= char <= "\udfff" for char in value):
+        raise DataError(f"{where}: '{name}' holds half a character (a lone surrogate): write it again as UTF-8")
     return value
 
 

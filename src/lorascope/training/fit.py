@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from lorascope.core.errors import unknown_name
+from lorascope.core.errors import InputError, unknown_name
 from lorascope.core.seeds import preserved_random_state
 from lorascope.training.checkpoints import find_resume
 from lorascope.training.observers import Interrupt, LossHistory, Progress, quiet_transformers
@@ -124,13 +124,20 @@ def fit(
     bar = Progress(label)
     with preserved_random_state(), quiet_transformers(), explain_save_errors(folder):
         rewind(resume.step)
-        trainer = AdapterTrainer(
-            model=model,
-            args=training_arguments(spec, len(features), folder),
-            train_dataset=features,
-            data_collator=collate,
-            callbacks=[LossHistory(write), *([bar] if progress else []), interrupt],
-        )
+        arguments = training_arguments(spec, len(features), folder)
+        try:
+            trainer = AdapterTrainer(
+                model=model,
+                args=arguments,
+                train_dataset=features,
+                data_collator=collate,
+                callbacks=[LossHistory(write), *([bar] if progress else []), interrupt],
+            )
+        except (RuntimeError, ImportError, ValueError) as error:
+            if spec.report_to == "none":
+                raise
+            reason = " ".join(str(error).split())
+            raise InputError(f"report_to '{spec.report_to}' cannot be used: {reason}") from error
         trainer.remove_callback(PrinterCallback)
         try:
             with interrupt.listening():

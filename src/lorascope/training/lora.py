@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -115,7 +116,7 @@ def attach_lora(model: nn.Module, spec: RunSpec, *, rank: int | None = None) -> 
         torch.manual_seed(derive_seed(spec.seed, "lora"))
         try:
             peft_model = get_peft_model(model, config)
-        except ValueError as error:
+        except (ValueError, re.error) as error:
             reason = " ".join(str(error).split())
             raise AdapterError(f"target_modules {spec.target_modules!r} do not fit this model: {reason}") from error
     try:

@@ -31,13 +31,16 @@ from lorascope.tasks import (
     pad_token_id,
 )
 from lorascope.tasks.embedded import load_model_and_tokenizer
-from lorascope.tasks.evaluate import model_context_length
+from lorascope.tasks.evaluate import allowed_length
 from lorascope.training.card import base_model_id, model_card
 from lorascope.training.checkpoints import safetensors_fault
 from lorascope.training.fit import fit
 from lorascope.training.lora import adapted, attach_lora
 from lorascope.training.spec import RunSpec
 from lorascope.training.writing import explain_save_errors, remove_tree
+
+DATA_FILE = "data.json"
+"""Hashes of the data that a run was started with."""
 
 
 def run(
@@ -83,7 +86,8 @@ def run(
         )
     folder = Path(out_dir).resolve()
     store, name = RunStore(folder.parent), folder.name
-    _claim(store, name, spec, resume=resume)
+    task = load_task(spec.task, prompt=spec.prompt, data_dir=spec.data_dir, seed=spec.seed)
+    _claim(store, name, spec, dict(task.sources), resume=resume)
     if store.is_done(name):
         record = store.load(name)
         _tidy(folder)
@@ -91,25 +95,36 @@ def run(
     with preserved_random_state():
         if model is None or tokenizer is None:
             model, tokenizer = load_model_and_tokenizer(spec.model)
-        record = _Run(spec, folder, store, model, tokenizer, progress).finish()
+        record = _Run(spec, folder, store, model, tokenizer, task, progress).finish()
     _tidy(folder)
     return record
 
 
-def _claim(store: RunStore, name: str, spec: RunSpec, *, resume: bool) -> None:
-    """Make sure that the folder is ours: empty, or of the same spec."""
+def _claim(store: RunStore, name: str, spec: RunSpec, data: dict[str, str], *, resume: bool) -> None:
+    """Make sure that the folder is ours: empty, or of the same spec on the same data."""
     folder = store.path(name)
     remedy = "choose another --out, or empty it"
     asked = json.loads(json.dumps(dataclasses.asdict(spec)))
     path = folder / "spec.yaml"
     if not path.is_file():
-        if folder.is_dir() and all(item.name.startswith(".spec.yaml.") for item in folder.iterdir()):
+        own = (".spec.yaml.", f".{DATA_FILE}.", DATA_FILE)
+        if folder.is_dir() and all(item.name.startswith(own) for item in folder.iterdir()):
             remove_tree(folder)  # an earlier call was interrupted while it wrote its very first file
         require_empty_dir(folder, remedy=remedy)
+        write_json(folder / DATA_FILE, data)
+        store.write_spec(name, asked)
+        return
+    if {item.name for item in folder.iterdir()} <= {"spec.yaml", DATA_FILE}:
+        # Nothing was made yet: an earlier call ended before training, over a wrong option or row.
+        write_json(folder / DATA_FILE, data)
         store.write_spec(name, asked)
         return
     if not resume:
         require_empty_dir(folder, remedy=remedy)
+    before = read_json(folder / DATA_FILE) if (folder / DATA_FILE).is_file() else data
+    changed = [key for key in {**before, **data} if before.get(key) != data.get(key)]
+    if changed:
+        raise OutputError(f"data '{changed[0]}' changed since '{folder}' was started: {remedy}")
     found = load_yaml(path)
     different = [key for key in {**asked, **found} if key not in asked or asked[key] != found.get(key)]
     if different:
@@ -134,6 +149,7 @@ class _Run:
         store: RunStore,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
+        task: Task,
         progress: bool,
     ) -> None:
         self.spec = spec
@@ -143,7 +159,7 @@ class _Run:
         self.base = model
         self.tokenizer = tokenizer
         self.progress = progress
-        self.task = load_task(spec.task, prompt=spec.prompt, data_dir=spec.data_dir, seed=spec.seed)
+        self.task = task
         self.text = load_task(spec.text_task, seed=spec.seed) if spec.text_task is not None else None
         self.fingerprint = fingerprint(model)
         self.pad_id = pad_token_id(tokenizer, spec.pad_token)
@@ -192,7 +208,8 @@ class _Run:
         if self.spec.rank == 0:
             return attach_lora(model, self.spec, rank=1)
         target = self.folder / "adapter"
-        if target.is_dir() and safetensors_fault(target / "adapter_model.safetensors") is None:
+        whole = target.is_dir() and safetensors_fault(target / "adapter_model.safetensors") is None
+        if whole and (target / RECORD_FILE).is_file():
             return attach_adapter(self.base, target)
         return self.train(model)
 
@@ -292,9 +309,8 @@ class _Run:
 
     def longest(self) -> int | None:
         """Longest row in tokens: as asked, or the model's context; texts are cut into windows instead."""
-        if self.spec.max_length is not None or self.task.kind == "text":
-            return self.spec.max_length
-        return model_context_length(self.base, self.tokenizer)
+        longest = allowed_length(self.base, self.tokenizer, self.spec.max_length)
+        return self.spec.max_length if self.task.kind == "text" else longest
 
     def warnings(self, measurement: AdapterMeasurement) -> list[str]:
         """What a reader must know; for the base model, that it was measured through an update that does nothing."""

@@ -168,6 +168,8 @@ class RunSpec:
                 f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}: "
                 "choose one of its divisors"
             )
+        if self.seed >= 2**32:
+            raise InputError(f"seed {self.seed} must be below {2**32}")
         if not self.target_modules:
             raise InputError("target_modules is empty: use 'all-linear' or name the layers")
         choices: tuple[tuple[str, str | None, Iterable[str]], ...] = (
@@ -207,7 +209,7 @@ class RunSpec:
             InputError: A name is unknown, or a value has the wrong type or is out of range.
         """
         preset = values.get("preset")
-        if preset is not None and preset not in PRESETS:
+        if preset is not None and (not isinstance(preset, str) or preset not in PRESETS):
             raise unknown_name("preset", str(preset), PRESETS)
         base = dict(PRESETS[preset]) if preset is not None else {}
         if values.get("epochs") is not None and values.get("max_steps") is None:

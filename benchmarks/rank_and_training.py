@@ -103,6 +103,8 @@ def document(records: dict[tuple[int, int, int], RunRecord], options: argparse.N
     base = next(iter(records.values()))
     columns = [(0, 0), *itertools.product(options.ranks, options.steps)]
     lines = [
+        f"# Rank and training: {options.data.partition('=')[0]}",
+        "",
         f"{options.model}, {options.data.partition('=')[0]}, LoRA on all dense layers ({base.counts['components']} layers), "
         f"alpha = 2 rank, learning rate {options.lr:g}, 16 rows a step, seeds {', '.join(map(str, options.seeds))}; "
         f"{base.counts['questions']} test questions scored, {base.counts['samples']} test rows measured "

@@ -40,7 +40,7 @@ def test_kinds_agree_with_the_slow_way(name: str, kind: str) -> None:
         assert records[name]["effective_rank"] <= records[name]["rank"] + 1e-9
     if kind == "rank_pattern":
         assert {r["rank"] for r in result.layers} == {2, 4, 7}
-    assert any("trained whole" in note for note in result.warnings) == (kind == "modules_to_save")
+    assert any("by other means" in note for note in result.warnings) == (kind == "modules_to_save")
 
 
 def test_a_converted_pissa_adapter_measures_as_the_one_it_came_from(tmp_path) -> None:
@@ -165,3 +165,46 @@ def test_loha_is_not_lora() -> None:
     model = get_peft_model(_original_base(), LoHaConfig(r=2, target_modules=["q_proj"]))
     with pytest.raises(AdapterError, match="has no LoRA layers"):
         measure(model, [batch_for("llama")], progress=False)
+
+
+def test_adalora_is_measured_without_a_spectrum() -> None:
+    from peft import AdaLoraConfig
+
+    config = AdaLoraConfig(target_modules=["q_proj"], total_step=10, init_lora_weights=False)
+    model = get_peft_model(_original_base(), config).eval()
+    for name, parameter in model.named_parameters():
+        if "lora_E" in name:
+            torch.nn.init.ones_(parameter)
+    result = measure(model, [batch_for("llama")], progress=False)
+    assert result.totals["miub_js"] > 0
+    assert "effective_rank" not in result.totals
+
+
+def test_a_product_that_is_zero_has_rank_zero() -> None:
+    model = adapted("llama", init_lora_weights=True)
+    with torch.no_grad():
+        for module in model.modules():
+            if hasattr(module, "lora_A") and "default" in module.lora_A:
+                a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+                a[2:], b[:, :2] = 0, 0  # the factors are not zero, their product is
+                a[:2] += 1e-9
+    result = measure(model, [batch_for("llama")], metrics="spectrum", progress=False)
+    assert result.totals["effective_rank"] == 0
+
+
+def test_a_plain_module_with_lora_layers_is_measured() -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 6, 3)
+            self.head = torch.nn.Linear(6, 2)
+
+        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+            return self.head(self.conv(pixel_values).mean((-1, -2)))
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = get_peft_model(Net(), LoraConfig(r=2, target_modules=["conv", "head"], init_lora_weights=False)).eval()
+    result = measure(model, [{"pixel_values": torch.ones(2, 3, 5, 5)}], metrics="miub_js", progress=False)
+    assert [record["projection"] for record in result.layers] == ["conv", "head"]
+    assert all(record["miub_js"] > 0 for record in result.layers)

@@ -166,7 +166,7 @@ def low_rank_factors(component: Component) -> list[tuple[torch.Tensor, torch.Ten
     """The factors (A, B, scaling) of each active adapter, with A of (r, d_in) and B of (d_out, r).
 
     Returns:
-        One triple an adapter, or None where the layer has no such matrices (convolutions, fused experts).
+        One triple an adapter, or None where the layer has no such matrices (convolutions, fused experts, AdaLoRA).
     """
     layer = component.module
     if component.whole_module or not isinstance(layer, LoraLayer):
@@ -174,12 +174,12 @@ def low_rank_factors(component: Component) -> list[tuple[torch.Tensor, torch.Ten
     triples = []
     for name in layer.active_adapters:
         if name in layer.lora_A:
-            a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+            a, b = (getattr(factors[name], "weight", None) for factors in (layer.lora_A, layer.lora_B))
         elif name in layer.lora_embedding_A:
             a, b = layer.lora_embedding_A[name], layer.lora_embedding_B[name]
         else:
             continue
-        if a.dim() != 2 or b.dim() != 2:
+        if a is None or b is None or a.dim() != 2 or b.dim() != 2:
             return None
         triples.append((a.detach(), b.detach(), float(layer.scaling[name])))
     return triples

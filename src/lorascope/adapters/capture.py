@@ -50,7 +50,7 @@ class Capture:
         self._consume = consume
         self._variant: str = variant
         self._handles: list[RemovableHandle] = []
-        self._frozen: dict[str, list[Tensor]] = {}
+        self._frozen: dict[str, list[tuple[Tensor, int]]] = {}
         self._recording = False
 
     def __enter__(self) -> Capture:
@@ -91,21 +91,28 @@ class Capture:
 
     def _on_base(self, component: Component) -> Callable[..., None]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            self._frozen.setdefault(component.name, []).append(_features_last(component, output))
+            self._keep(component, _features_last(component, output))
 
         return hook
+
+    def _keep(self, component: Component, output: Tensor) -> None:
+        self._frozen.setdefault(component.name, []).append((output, output._version))
 
     def _on_layer(self, component: Component) -> Callable[..., None]:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             adapted = _features_last(component, output)
             if self._recording:
-                self._frozen.setdefault(component.name, []).append(adapted)
+                self._keep(component, adapted.clone())  # the model may go on with it in place
                 return
             if self._variant == "local" and component.whole_module:
                 frozen = _features_last(component, component.base(*args, **kwargs))
             else:
                 # The base variant has one entry a call, in the order of the calls; the local one has just one.
-                frozen = self._frozen[component.name].pop(0)
+                frozen, version = self._frozen[component.name].pop(0)
+                if self._variant == "local" and frozen._version != version:
+                    # The layer added its update in place (AdaLoRA): the frozen output has to be computed again.
+                    frozen = _features_last(component, component.base(*args, **kwargs))
+                    self._frozen[component.name].clear()
             self._consume(component, frozen, adapted)
 
         return hook

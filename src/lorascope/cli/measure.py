@@ -100,7 +100,7 @@ def measure_command(
         return
     result.provenance.update(adapter=adapter, data_sha256=dict(loaded_task.sources))
     named = config.base_model_name_or_path
-    if model is not None and model != named and not read_adapter_record(adapter):
+    if model is not None and named and model != named and not read_adapter_record(adapter):
         result.warnings.append(f"the adapter names base model '{named}', and was measured on '{model}'")
     if out is not None:
         result.save(out / "result.json")  # kept whatever happens while scoring

@@ -37,7 +37,7 @@ def quickstart_command(
 ) -> None:
     """Train a few ranks, measure what each one learned, and write a report.
 
-    The defaults use the embedded SmolLM2-135M and a task made from place names, need no network, and take about six
+    The defaults use the embedded SmolLM2-135M and a task made from place names, need no network, and take about five
     minutes on two cores. Stop with Ctrl-C and run the same command again: it goes on where it was.
     """
     rank_list = parse_ranks(ranks)

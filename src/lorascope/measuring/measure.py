@@ -139,7 +139,7 @@ def measure(
         provenance = collect(
             seed=seed,
             extra={
-                "model": str(getattr(base.config, "_name_or_path", "") or type(base).__name__),
+                "model": str(getattr(getattr(base, "config", None), "_name_or_path", "") or type(base).__name__),
                 "model_class": type(base).__name__,
                 "base_fingerprint": fingerprint(model),
             },
@@ -271,7 +271,7 @@ def _warnings(
     if saved:
         shown = ", ".join(saved[:5]) + (" ..." if len(saved) > 5 else "")
         notes.append(
-            f"{len(saved)} modules are trained whole beside LoRA and are no component of the measurement: {shown}"
+            f"{len(saved)} modules are trained beside LoRA by other means and are no component of the measurement: {shown}"
         )
     foreign = [state.component.name for state in states if int(state.foreign)]
     if foreign:
@@ -290,6 +290,12 @@ def _warnings(
         )
     if any(record.get("moment_projection") for record in records):
         notes.append("cka and mi_gaussian of wide layers were computed in a random projection (moment_dim)")
+    saturated = [r["name"] for r in records if r.get("miub_js") == 0 and r.get("update_ratio", 0) > 0]
+    if saturated:
+        notes.append(
+            f"{len(saturated)} layers are saturated: one feature leads so far that the softmax does not show the update, "
+            f"and miub_js is 0 although the update is not: {', '.join(saturated[:5])}"
+        )
     ratios = [record["update_ratio"] for record in records if "update_ratio" in record]
     if ratios and max(ratios) == 0:
         notes.append(

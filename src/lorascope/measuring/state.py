@@ -249,4 +249,6 @@ def spectrum(component: Component) -> dict[str, float]:
     a = torch.cat([f[0].double() for f in factors], dim=0)
     b = torch.cat([f[1].double() * f[2] for f in factors], dim=1)
     values = low_rank_singular_values(a, b, 1.0)
+    if float(values.max()) <= 1e-7 * float(a.norm() * b.norm()):
+        values = torch.zeros_like(values)  # rounding of a product that is zero, as after orthogonal initialisation
     return {"effective_rank": float(effective_rank(values)), "stable_rank": float(stable_rank(values))}

@@ -182,7 +182,7 @@ def _tiles(group: Group) -> tuple[Tile, ...]:
         known = [(value, index) for index, run in enumerate(group.runs) if (value := total(run, metric)) is not None]
         if not known or len(tiles) == 4:
             continue
-        value, index = pick(known)
+        value, index = pick(known, key=lambda item: item[0])
         texts = show_metrics(metric, [total(run, metric) for run in group.runs])
         which = {max: "highest", min: "lowest"}[pick]
         notes = [f"{group.labels[index]}, {which} of {len(known)}" if len(known) > 1 else group.labels[index]]

@@ -51,7 +51,7 @@ class Case:
     truth: float
     ours: float
     tolerance: float
-    library: tuple[float, float] | None = None  # ours and theirs on identical input
+    oracle: tuple[float, float] | None = None  # ours and theirs on identical input
 
     @property
     def error(self) -> float:
@@ -174,7 +174,7 @@ def rows(cases: list[Case]) -> Iterator[str]:
     yield "| case | measure | truth | lorascope | error | tolerance | difference from infomeasure, same input |"
     yield "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
     for c in cases:
-        library = f"{abs(c.library[0] - c.library[1]):.1e}" if c.library else ""
+        library = f"{abs(c.oracle[0] - c.oracle[1]):.1e}" if c.oracle else ""
         yield (
             f"| {c.name} | {c.measure} | {c.truth:.10g} | {c.ours:.10g} | {c.error:.1e} | {c.tolerance:.0e} | {library} |"
         )
@@ -185,8 +185,8 @@ def document(cases: list[Case], seed: int) -> str:
     versions = facts["versions"] | {"infomeasure": importlib.metadata.version("infomeasure")}
     kept = ("lorascope", "python", "torch", "numpy", "infomeasure")
     machine = facts["machine"]
-    compared = sum(c.library is not None for c in cases)
-    exact = [abs(c.library[0] - c.library[1]) for c in cases if c.library and "samples" not in c.name]
+    compared = sum(c.oracle is not None for c in cases)
+    exact = [abs(c.oracle[0] - c.oracle[1]) for c in cases if c.oracle and "samples" not in c.name]
     inside = sum(c.error <= c.tolerance for c in cases)
     lines = [
         "# Estimators against the truth",

@@ -72,8 +72,9 @@ def measure_command(
 
     loaded_task = load_task(task, prompt=prompt, data_dir=data_dir, seed=seed)
     split = split or ("all" if "all" in loaded_task.splits else "test")
+    base_name = model or _base_of(adapter, config)
     base, tokenizer = load_model_and_tokenizer(
-        model or _base_of(adapter, config),
+        base_name,
         dtype=dtype,
         device=device(),
     )
@@ -98,7 +99,7 @@ def measure_command(
     )
     if not is_main_process():
         return
-    result.provenance.update(adapter=adapter, data_sha256=dict(loaded_task.sources))
+    result.provenance.update(model=base_name, adapter=adapter, data_sha256=dict(loaded_task.sources))
     named = config.base_model_name_or_path
     if model is not None and named and model != named and not read_adapter_record(adapter):
         result.warnings.append(f"the adapter names base model '{named}', and was measured on '{model}'")

@@ -32,6 +32,8 @@ def test_every_preset_is_a_valid_spec() -> None:
 def test_yaml_lists_become_tuples() -> None:
     spec = RunSpec.from_mapping({"target_modules": ["q_proj"], "metrics": ["ce"]})
     assert (spec.target_modules, spec.metrics) == (("q_proj",), ("ce",))
+    for length in ([101, 200], (101, 200)):
+        assert RunSpec.from_mapping({"length": length}).length == (101, 200)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +60,9 @@ def test_yaml_lists_become_tuples() -> None:
         ({"metrics": ("miub",)}, ["unknown metric 'miub'", "miub_js"]),
         ({"target_modules": ()}, ["target_modules is empty"]),
         ({"warmup_steps": 5}, ["warmup_steps 5", "constant_with_warmup"]),
+        ({"share": 0}, ["share 0", "at least 1"]),
+        ({"length": (0, 100)}, ["length [0, 100]", "[1, 100]"]),
+        ({"length": (200, 101)}, ["length [200, 101]"]),
         ({"preset": "papers"}, ["unknown preset 'papers'", "paper"]),
     ],
 )
@@ -77,3 +82,6 @@ def test_unknown_names_and_types_are_refused_by_name() -> None:
         RunSpec.from_mapping({"rnak": 4}, source="sweep.yaml")
     with pytest.raises(InputError, match=r"'rank'.*got 'four'"):
         RunSpec.from_mapping({"rank": "four"})
+    for length in (["1", True], [1.5, 100], [1], [1, 2, 3], "1-100"):
+        with pytest.raises(InputError, match="length"):
+            RunSpec.from_mapping({"length": length})

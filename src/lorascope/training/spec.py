@@ -60,6 +60,10 @@ class RunSpec:
         target_modules: ``"all-linear"`` (every dense layer except the head), a regular expression, or names.
         use_rslora: Scale by ``alpha / sqrt(rank)``.
         use_dora: Train a magnitude vector beside the update.
+        share: The paper's smaller models: the second half of the layers shares its weights in groups of this many
+            layers; None leaves the model as it is, and so does 1. See `lorascope.adapters.share_layers`.
+        length: Keep only rows whose prompt has from ``length[0]`` to ``length[1]`` tokens, both included, for training,
+            measuring and evaluating alike; None keeps all.
         preset: Name of the entry of `PRESETS` that filled in the rest, for the record.
         learning_rate: Step size of the optimiser.
         optimizer: One of ``adamw_torch``, ``adafactor``, ``sgd``.
@@ -109,6 +113,8 @@ class RunSpec:
     target_modules: str | tuple[str, ...] = "all-linear"
     use_rslora: bool = False
     use_dora: bool = False
+    share: int | None = None
+    length: tuple[int, int] | None = None
     preset: str | None = None
     learning_rate: float | int = 4e-5
     optimizer: str = "adamw_torch"
@@ -142,9 +148,12 @@ class RunSpec:
             object.__setattr__(self, "target_modules", tuple(self.target_modules))
         if isinstance(self.metrics, list):
             object.__setattr__(self, "metrics", tuple(self.metrics))
+        if isinstance(self.length, list):
+            object.__setattr__(self, "length", tuple(self.length))
         _at_least(0, rank=self.rank, warmup_steps=self.warmup_steps, seed=self.seed)
         _at_least(
             1,
+            share=self.share,
             batch_size=self.batch_size,
             eval_batch_size=self.eval_batch_size,
             micro_batch_size=self.micro_batch_size,
@@ -167,6 +176,11 @@ class RunSpec:
             raise InputError(
                 f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}: "
                 "choose one of its divisors"
+            )
+        if self.length is not None and not 1 <= self.length[0] <= self.length[1]:
+            raise InputError(
+                f"length {list(self.length)} is no range of tokens: give the lowest and the highest number of tokens of a "
+                "prompt, such as [1, 100]"
             )
         if self.seed >= 2**32:
             raise InputError(f"seed {self.seed} must be below {2**32}")
@@ -211,6 +225,9 @@ class RunSpec:
         preset = values.get("preset")
         if preset is not None and (not isinstance(preset, str) or preset not in PRESETS):
             raise unknown_name("preset", str(preset), PRESETS)
+        length = values.get("length")
+        if isinstance(length, list | tuple) and any(isinstance(end, bool) for end in length):
+            raise InputError(f"{source}: 'length' must hold two numbers of tokens, not true or false")
         base = dict(PRESETS[preset]) if preset is not None else {}
         if values.get("epochs") is not None and values.get("max_steps") is None:
             base.pop("max_steps", None)

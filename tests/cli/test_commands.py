@@ -457,3 +457,32 @@ def test_every_command_has_help_that_names_its_options(run: Run) -> None:
 def test_ranks_that_are_none(text: str) -> None:
     with pytest.raises(InputError, match="--ranks"):
         parse_ranks(text)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["train", "--foo", "1"], "no such option: --foo"),
+        (["train", "--rank", "x", "--out", "y"], "invalid value for '--rank': "),
+        (["measure", "a", "--batch-size", "0"], "invalid value for '--batch-size': "),
+        (["train", "--rank"], "option '--rank' requires an argument: "),
+        (["measure"], "missing argument '"),
+        (["mesure", "adapter"], "no such command 'mesure'"),
+    ],
+)
+def test_wrong_usage_ends_in_one_line(run: Run, typed: list[str], said: str) -> None:
+    code, out, err = run(*typed)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert err.startswith(f"lorascope: {said}")
+    assert err.rstrip().endswith("--help'")
+
+
+def test_help_and_version_are_no_errors(run: Run) -> None:
+    for typed in (["--help"], ["train", "-h"], ["--version"]):
+        code, out, err = run(*typed)
+        assert (code, err) == (0, "")
+        assert out.startswith("lorascope ") or "Usage: " in out
+    code, out, err = run()
+    assert (code, err) == (2, "")
+    assert "quickstart" in out

@@ -6,6 +6,7 @@ import functools
 import sys
 import warnings
 from collections.abc import Callable
+from typing import cast
 
 import typer
 
@@ -62,12 +63,26 @@ def _root(
     pass
 
 
+# What every wrong option, value and command is an instance of. Newer versions of typer carry their own copy of click and
+# promise no name for this class; the promised one below it is BadParameter.
+_UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
+
+
 def main() -> None:
     """Run the command line: user errors end in one line and exit code 2, Ctrl-C in one line and 130."""
     # Libraries warn each other of renamed attributes; a user can do nothing about that.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except LorascopeError as error:
-        typer.secho(f"lorascope: {' '.join(str(error).split())}", err=True, fg="red")
-        sys.exit(2)
+        _say(str(error))
+    except _UsageError as error:
+        # Without arguments the help has been printed, and there is nothing to add.
+        if said := error.format_message():
+            command = error.ctx.command_path if error.ctx is not None else "lorascope"
+            _say(f"{said[:1].lower()}{said[1:].rstrip('.')}: see '{command} --help'")
+    sys.exit(2)
+
+
+def _say(text: str) -> None:
+    typer.secho(f"lorascope: {' '.join(text.split())}", err=True, fg="red")

@@ -1,4 +1,4 @@
-"""All contact with PEFT: finding LoRA layers, capturing their outputs, reading adapters, checking them."""
+"""All contact with PEFT: finding LoRA layers, capturing their outputs, reading adapters, checking them; sharing layers."""
 
 from lorascope.adapters._peft import (
     Component,
@@ -12,10 +12,21 @@ from lorascope.adapters._peft import (
 from lorascope.adapters.capture import Capture
 from lorascope.adapters.checks import check_rank, fingerprint
 from lorascope.adapters.load import adapter_record, attach_adapter, read_adapter_config, read_adapter_record
+from lorascope.adapters.sharing import (
+    SharedLayers,
+    count_parameters,
+    layers_shared,
+    load_shared,
+    retie,
+    share_layers,
+    sharing_of,
+    unshare_layers,
+)
 
 __all__ = [
     "Capture",
     "Component",
+    "SharedLayers",
     "active_adapter",
     "adapter_names",
     "adapter_record",
@@ -23,9 +34,16 @@ __all__ = [
     "attach_adapter",
     "check_rank",
     "components",
+    "count_parameters",
     "fingerprint",
+    "layers_shared",
+    "load_shared",
     "low_rank_factors",
     "other_trained_modules",
     "read_adapter_config",
     "read_adapter_record",
+    "retie",
+    "share_layers",
+    "sharing_of",
+    "unshare_layers",
 ]

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lorascope.adapters.checks import fingerprint
+from lorascope.adapters.sharing import sharing_of
 from lorascope.core.errors import AdapterError, DataError
 from lorascope.core.files import read_json
 
@@ -122,8 +123,15 @@ def attach_adapter(
     # Weights that were quantised or rounded to float16 have lost the fingerprint of the checkpoint.
     exact = getattr(model.config, "quantization_config", None) is None and model.dtype != torch.float16
     if record.is_file() and not any_base and exact:
-        expected = read_adapter_record(adapter).get("base_fingerprint")
+        known = read_adapter_record(adapter)
+        expected = known.get("base_fingerprint")
         if expected is not None and expected != fingerprint(model):
+            group, here = known.get("share") or 1, (sharing_of(model) or {}).get("group", 1)
+            if group != here:
+                raise AdapterError(
+                    f"adapter '{adapter}' was trained on layers shared in groups of {group}, and here they are shared in "
+                    f"groups of {here}: call share_layers(model, {group}) on the plain base model first"
+                )
             raise AdapterError(wrong + ", or --any-base to measure it on this one all the same")
     try:
         with warnings.catch_warnings(record=True) as caught:

@@ -1,0 +1,256 @@
+"""From a table of runs to curves along one axis, and to the units that a claim is tested on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lorascope.core.errors import InputError, unknown_name
+from lorascope.core.metrics import METRICS
+from lorascope.scaling.claims_statistics import FEWEST
+
+AXES: dict[str, str] = {"rank": "R", "size": "N", "data": "D", "length": "length"}
+# What moves along with an axis by its nature and so is no setting of its own.
+_COMPANIONS = {
+    "rank": ("R", "rank", "alpha"),
+    "size": ("N", "share"),
+    "data": ("D", "train_limit"),
+    "length": ("length", "D"),
+}
+# Costs, outcomes and bookkeeping: never a setting.
+_NO_SETTING = frozenset(
+    [
+        "name",
+        "status",
+        "reason",
+        "seed",
+        "D_tokens",
+        "seconds_training",
+        "seconds_measuring",
+        "seconds_evaluating",
+        "seconds_total",
+        "train_steps",
+        "train_tokens_seen",
+        "adapter_parameters",
+        "model_parameters",
+        "peak_memory_bytes",
+        "train_samples",
+        "train_tokens",
+        "spec_sha",
+    ]
+)
+_IDENTITY = ("task", "model", "share", "prompt", "length", "N", "R", "D")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Metrics along an axis, with everything else fixed.
+
+    Attributes:
+        cell: What is fixed, in words.
+        seed: The seed; empty where there is none or where seeds were averaged.
+        levels: Places on the axis, rising.
+        values: Metric -> value at each level; NaN where unknown.
+    """
+
+    cell: str
+    seed: str
+    levels: tuple[float, ...]
+    values: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Units:
+    """The curves that count as independent in a test.
+
+    Attributes:
+        axis: ``"rank"``, ``"size"``, ``"data"`` or ``"length"``.
+        curves: The units: one a cell (seeds averaged) or one a cell and seed.
+        cells: Number of cells.
+        averaged: Whether seeds were averaged, so that the units are cells.
+        every: One curve a cell and seed.
+        origin: How many tasks and models they come from, in brackets; empty where that is not known.
+    """
+
+    axis: str
+    curves: tuple[Curve, ...]
+    cells: int
+    averaged: bool
+    every: tuple[Curve, ...]
+    origin: str = ""
+
+    @property
+    def scope(self) -> str:
+        """What a verdict on these units speaks of, as a sentence."""
+        if self.averaged:
+            return f"This speaks of cells like these{self.origin}."
+        return f"This speaks of {'this cell' if self.cells == 1 else f'these {self.cells} cells'} only."
+
+    def word(self, n: int) -> str:
+        """The name of n units."""
+        plain = self.averaged or all(curve.seed == "" for curve in self.curves)
+        return (
+            ("cell" if plain else "curve (cell and seed)")
+            if n == 1
+            else ("cells" if plain else "curves (cell and seed)")
+        )
+
+
+def finished(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of finished runs.
+
+    Raises:
+        InputError: There is none.
+    """
+    rows = table[table["status"] == "done"] if "status" in table else table
+    if not len(rows):
+        raise InputError("the table has no finished run: run the sweep first")
+    return rows
+
+
+def settings_of(table: pd.DataFrame) -> list[str]:
+    """The columns that say how a run was made and differ between runs.
+
+    Metrics, costs and bookkeeping are none; nor is a column of text or fractions that lorascope does not know and that
+    differs in more than half of at least four rows (a comment, a date, a score of another tool).
+
+    Example:
+        >>> settings_of(pd.DataFrame({"R": [4, 8], "N": [1, 1], "ce": [2.0, 1.0], "seed": [0, 0]}))
+        ['R']
+    """
+    found = []
+    for column in map(str, table.columns):
+        if column in METRICS or column in _NO_SETTING or column.startswith("seconds_"):
+            continue
+        distinct = text_column(table[column]).nunique()
+        foreign = column not in _IDENTITY and not pd.api.types.is_integer_dtype(table[column].dtype)
+        if distinct > 1 and not (foreign and len(table) >= 4 and distinct > len(table) / 2):
+            found.append(column)
+    return found
+
+
+def text_column(column: pd.Series) -> pd.Series:
+    """Values as text, so that missing ones and lists can be compared too."""
+    return column.map(as_text)
+
+
+def as_text(value: Any) -> str:
+    """A setting as text: ``none`` where missing, whole numbers without a point."""
+    if _missing(value):
+        return "none"
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value))
+
+
+def level_of(axis: str, value: Any) -> float:
+    """A place on an axis as a number; of a length bin such as ``"1-100"`` the lower end; NaN where missing.
+
+    Example:
+        >>> level_of("length", "101-200"), level_of("rank", 16)
+        (101.0, 16.0)
+    """
+    if _missing(value):
+        return np.nan
+    if axis == "length":
+        digits = re.search(r"\d+", str(value))
+        return float(digits.group()) if digits else np.nan
+    return float(value)
+
+
+def curves_of(table: pd.DataFrame, axis: str, metrics: Sequence[str]) -> tuple[Curve, ...]:
+    """The curves of a table along one axis.
+
+    Args:
+        table: One row a run, columns as a sweep writes them.
+        axis: Key of `AXES`.
+        metrics: Columns to follow; those that the table lacks are NaN.
+
+    Returns:
+        Curves with at least two levels. On the size axis models are compared with each other only where no model has
+        two sizes of its own (by sharing layers).
+
+    Raises:
+        InputError: The axis is unknown.
+    """
+    if axis not in AXES:
+        raise unknown_name("axis", axis, AXES)
+    column = AXES[axis]
+    if column not in table:
+        return ()
+    rows = table.assign(_level=[level_of(axis, value) for value in table[column]])
+    rows = rows[rows["_level"].notna()]
+    if "R" in rows:
+        rows = rows[pd.to_numeric(rows["R"], errors="coerce").fillna(1) > 0]  # rank 0 is the base model, no adapter
+    keys = [key for key in settings_of(rows) if key not in (*_COMPANIONS[axis], "_level")] if len(rows) else []
+    found = _grouped(rows, keys, metrics)
+    if axis == "size" and not found and "model" in keys:
+        found = _grouped(rows, [key for key in keys if key != "model"], metrics)
+    return found
+
+
+def _grouped(rows: pd.DataFrame, keys: Sequence[str], metrics: Sequence[str]) -> tuple[Curve, ...]:
+    cells = pd.Series([""] * len(rows), index=rows.index, dtype=object)
+    if keys:
+        cells = pd.DataFrame(
+            {key: text_column(rows[key]).map(lambda text, key=key: _named(key, text)) for key in keys}
+        ).agg(", ".join, axis=1)
+    seeds = text_column(rows["seed"]) if "seed" in rows else pd.Series([""] * len(rows), index=rows.index, dtype=object)
+    curves = []
+    for (cell, seed), group in rows.groupby([cells, seeds], sort=False):
+        numbers = pd.DataFrame({name: number_column(group, name) for name in metrics}, index=group.index)
+        means = numbers.groupby(group["_level"]).mean().sort_index()
+        if len(means) >= 2:
+            values = {name: tuple(float(value) for value in means[name]) for name in metrics}
+            curves.append(Curve(str(cell), str(seed), tuple(float(level) for level in means.index), values))
+    return tuple(curves)
+
+
+def _named(key: str, text: str) -> str:
+    return text if key in ("task", "model", "prompt") else f"{key} {text}"
+
+
+def number_column(rows: pd.DataFrame, name: str) -> pd.Series:
+    """A column as finite floats, NaN elsewhere and where the table lacks it."""
+    if name not in rows:
+        return pd.Series(np.nan, index=rows.index, dtype=float)
+    return pd.to_numeric(rows[name], errors="coerce").astype(float).replace([np.inf, -np.inf], np.nan)
+
+
+def origin_of(rows: pd.DataFrame) -> str:
+    """How many tasks and models a table is about.
+
+    Example:
+        >>> origin_of(pd.DataFrame({"task": ["a", "b"], "model": ["x", "x"]}))
+        ' (2 tasks, 1 model)'
+    """
+    counts = [(rows[name].nunique(), name) for name in ("task", "model") if name in rows]
+    known = [f"{count} {name}{'' if count == 1 else 's'}" for count, name in counts if count]
+    return f" ({', '.join(known)})" if known else ""
+
+
+def make_units(axis: str, curves: Sequence[Curve], origin: str = "") -> Units:
+    """The units of a test: cells if there are at least `FEWEST` (seeds averaged), else every curve."""
+    cells: dict[str, list[Curve]] = {}
+    for curve in curves:
+        cells.setdefault(curve.cell, []).append(curve)
+    averaged = len(cells) >= FEWEST
+    chosen = tuple(_average(group) for group in cells.values()) if averaged else tuple(curves)
+    return Units(axis, chosen, len(cells), averaged, tuple(curves), origin)
+
+
+def _average(curves: Sequence[Curve]) -> Curve:
+    """The mean over seeds at each level."""
+    if len(curves) == 1:
+        return Curve(curves[0].cell, "", curves[0].levels, curves[0].values)
+    frames = [pd.DataFrame(dict(curve.values), index=list(curve.levels)) for curve in curves]
+    means = pd.concat(frames).groupby(level=0).mean().sort_index()
+    values = {str(name): tuple(float(value) for value in means[name]) for name in means}
+    return Curve(curves[0].cell, "", tuple(float(level) for level in means.index), values)

@@ -214,6 +214,8 @@ def test_models_that_cannot_share_are_refused() -> None:
     t5 = hf.T5ForConditionalGeneration(hf.T5Config(vocab_size=64, d_model=8, d_ff=8, d_kv=4, num_layers=2, num_heads=2))
     with pytest.raises(ModelError, match="encoder-decoder"):
         share_layers(t5, 2)
+    with pytest.raises(ModelError, match="divides the weights of its later layers in place"):
+        share_layers(hf.RwkvForCausalLM(hf.RwkvConfig(vocab_size=64, hidden_size=16, num_hidden_layers=4)), 2)
     quantised = decoder()
     quantised.config.quantization_config = {"quant_method": "bitsandbytes"}
     with pytest.raises(ModelError, match="quantised: share the layers of the full model"):

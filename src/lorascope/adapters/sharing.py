@@ -260,6 +260,11 @@ def _share(model: PreTrainedModel, group: int) -> tuple[SharedLayers, list[Slot]
         raise ModelError("the model has an adapter: share layers first, then add the adapter")
     if getattr(model.config, "quantization_config", None) is not None:
         raise ModelError("the model is quantised: share the layers of the full model, then quantise it")
+    if getattr(model.config, "rescale_every", 0):
+        raise ModelError(
+            f"{type(model).__name__} divides the weights of its later layers in place when it runs: load it with "
+            "rescale_every=0 to share layers"
+        )
     path, layers = decoder_layers(model)
     before = count_parameters(model)
     present = sharing_of(model)

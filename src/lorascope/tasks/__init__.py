@@ -7,6 +7,7 @@ from lorascope.tasks.bridge import lm_eval_scores, task_to_lm_eval
 from lorascope.tasks.collate import PaddingCollator, pad_token_id
 from lorascope.tasks.encode import Encoded, encode_task
 from lorascope.tasks.evaluate import Evaluation, evaluate_task
+from lorascope.tasks.lengths import Lengths, prompt_lengths, with_length
 from lorascope.tasks.prompts import PROMPTS
 from lorascope.tasks.registry import TASKS, load_task
 from lorascope.tasks.rows import ChatRow, ChoiceRow, CompletionRow, Row, Task, TextRow
@@ -19,6 +20,7 @@ __all__ = [
     "CompletionRow",
     "Encoded",
     "Evaluation",
+    "Lengths",
     "PaddingCollator",
     "Row",
     "Task",
@@ -28,5 +30,7 @@ __all__ = [
     "lm_eval_scores",
     "load_task",
     "pad_token_id",
+    "prompt_lengths",
     "task_to_lm_eval",
+    "with_length",
 ]

@@ -27,6 +27,8 @@ from lorascope.core.seeds import derive_seed
 from lorascope.tasks.rows import ChoiceRow, Task
 
 PROMPTS = ("main", "prompt1", "prompt2", "prompt3", "plain")
+EXAMPLES = "examples"
+"""Split that worked examples are drawn from where a task has it; else they come from ``train``."""
 _SPARE = 8
 
 
@@ -124,7 +126,8 @@ def _fill_in(row: ChoiceRow) -> Request:
 
 def _examples(task: Task) -> list[tuple[ChoiceRow, int]]:
     """Train rows in a seeded order, each with the index of a wrong choice; a few, since only two can be needed."""
-    train = [row for row in task.splits.get("train", ()) if isinstance(row, ChoiceRow)]
+    pool = task.splits.get(EXAMPLES) or task.splits.get("train", ())
+    train = [row for row in pool if isinstance(row, ChoiceRow)]
     if not train:
         raise DataError(
             f"task '{task.name}' has no train split, from which {task.prompt} takes its example: add train.jsonl or "

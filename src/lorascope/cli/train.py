@@ -26,6 +26,12 @@ def train_command(
     ] = None,
     rslora: Annotated[bool | None, typer.Option("--rslora/--no-rslora", help="Scale by alpha / sqrt(rank).")] = None,
     dora: Annotated[bool | None, typer.Option("--dora/--no-dora", help="Train magnitudes beside the update.")] = None,
+    share: Annotated[
+        int | None, typer.Option(help="Share weights in the second half of the layers, in groups of 8, 4, 2 or 1.")
+    ] = None,
+    length: Annotated[
+        str | None, typer.Option(help="Only rows whose prompt has LOW-HIGH tokens, such as 1-100.")
+    ] = None,
     lr: Annotated[float | None, typer.Option("--lr", "--learning-rate", help="Learning rate. [default: 4e-5]")] = None,
     optimizer: Annotated[str | None, typer.Option(help="adamw_torch, adafactor or sgd.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows a step. [default: 32]")] = None,
@@ -66,6 +72,8 @@ def train_command(
         "target_modules": _names(target_modules),
         "use_rslora": rslora,
         "use_dora": dora,
+        "share": share,
+        "length": _range(length),
         "learning_rate": lr,
         "optimizer": optimizer,
         "batch_size": batch_size,
@@ -110,3 +118,19 @@ def train_command(
 
 def _names(text: str | None) -> str | list[str] | None:
     return text.split(",") if text and "," in text else text
+
+
+def _range(text: str | None) -> list[int] | None:
+    """Two numbers with a dash between them.
+
+    Raises:
+        InputError: The text is something else.
+    """
+    if text is None:
+        return None
+    low, dash, high = text.partition("-")
+    if not (dash and low.strip().isdecimal() and high.strip().isdecimal()):
+        from lorascope.core.errors import InputError
+
+        raise InputError(f"length '{text}' is no range of tokens: give LOW-HIGH, such as 1-100")
+    return [int(low), int(high)]

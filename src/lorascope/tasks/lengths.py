@@ -70,9 +70,9 @@ def prompt_lengths(task: Task, tokenizer: PreTrainedTokenizerBase, split: str) -
 
 
 def with_length(
-    task: Task, tokenizer: PreTrainedTokenizerBase, low: int, high: int, *, needed: Sequence[str] = ("test",)
+    task: Task, tokenizer: PreTrainedTokenizerBase, low: int, high: int, *, splits: Sequence[str] | None = None
 ) -> tuple[Task, Lengths]:
-    """Keep the rows whose prompt has from ``low`` to ``high`` tokens, both included, in every split.
+    """Keep the rows whose prompt has from ``low`` to ``high`` tokens, both included.
 
     Worked examples of prompts are still drawn from all train rows, so that a row keeps the prompt it was counted by.
 
@@ -81,14 +81,15 @@ def with_length(
         tokenizer: The model's tokenizer.
         low: Fewest tokens, at least 1.
         high: Most tokens.
-        needed: Splits that must keep a row; others that keep none are left out of the task.
+        splits: Splits to look at, each of which must keep a row; the others are left out of the task. By default all, and
+            those that keep none are left out.
 
     Returns:
         The task with the rows that are left, and how many were kept and left out.
 
     Raises:
         InputError: ``low`` and ``high`` are no range.
-        DataError: No row of a needed split is left.
+        DataError: No row is left.
 
     Example:
         >>> task, kept = with_length(load_task("towns"), tokenizer, 1, 100)  # doctest: +SKIP
@@ -98,23 +99,29 @@ def with_length(
     """
     if not 1 <= low <= high:
         raise InputError(f"length {low}-{high} is no range of tokens: give the lowest and the highest, such as 1-100")
-    splits: dict[str, tuple[Row, ...]] = {}
+    left: dict[str, tuple[Row, ...]] = {}
     kept: dict[str, int] = {}
     dropped: dict[str, int] = {}
-    for split, rows in task.splits.items():
-        if split == EXAMPLES:
-            continue
+    seen: list[int] = []
+    for split in [name for name in task.splits if name != EXAMPLES] if splits is None else splits:
         lengths = prompt_lengths(task, tokenizer, split)
-        chosen = tuple(row for row, length in zip(rows, lengths, strict=True) if low <= length <= high)
-        if not chosen and split in needed:
-            raise DataError(
-                f"task '{task.name}': no row of split '{split}' has a prompt of {low} to {high} tokens (they have "
-                f"{min(lengths)} to {max(lengths)}): give another --length"
-            )
-        kept[split], dropped[split] = len(chosen), len(rows) - len(chosen)
+        seen += lengths
+        chosen = tuple(row for row, length in zip(task.splits[split], lengths, strict=True) if low <= length <= high)
+        if not chosen and splits is not None:
+            raise _nothing(task.name, f" of split '{split}'", low, high, lengths)
+        kept[split], dropped[split] = len(chosen), len(lengths) - len(chosen)
         if chosen:
-            splits[split] = chosen
+            left[split] = chosen
+    if not left:
+        raise _nothing(task.name, "", low, high, seen)
     examples = task.splits.get(EXAMPLES) or task.splits.get("train")
     if examples and task.kind == "multiple_choice":
-        splits[EXAMPLES] = examples
-    return dataclasses.replace(task, splits=splits), Lengths(low, high, kept, dropped)
+        left[EXAMPLES] = examples
+    return dataclasses.replace(task, splits=left), Lengths(low, high, kept, dropped)
+
+
+def _nothing(task: str, where: str, low: int, high: int, lengths: Sequence[int]) -> DataError:
+    return DataError(
+        f"task '{task}': no row{where} has a prompt of {low} to {high} tokens (they have {min(lengths)} to {max(lengths)}): "
+        "give another --length"
+    )

@@ -31,6 +31,24 @@ def base_model_id(spec: RunSpec) -> str:
     return EMBEDDED_BASE if spec.model == EMBEDDED_NAME else spec.model
 
 
+def base_model_note(spec: RunSpec) -> str:
+    """What an adapter's configuration names as its base model.
+
+    With shared layers this is no name that loads: on the plain base model the adapter would work on other weights than it
+    was trained on, and nothing would say so.
+
+    Example:
+        >>> base_model_note(RunSpec(model="my/base", share=4))
+        'my/base (with layers shared in groups of 4 by lorascope)'
+    """
+    base = base_model_id(spec)
+    return f"{base} (with layers shared in groups of {spec.share} by lorascope)" if _shares(spec) else base
+
+
+def _shares(spec: RunSpec) -> bool:
+    return spec.share is not None and spec.share > 1
+
+
 def markdown(text: object) -> str:
     r"""Text that Markdown and HTML show as it is, on one line.
 
@@ -78,6 +96,8 @@ def model_card(spec: RunSpec, *, steps: int, totals: Mapping[str, float] | None 
         "Base model": base,
         "Task": spec.task,
         "Prompt": spec.prompt,
+        **({"Rows": f"with prompts of {spec.length[0]} to {spec.length[1]} tokens"} if spec.length else {}),
+        **({"Shared layers": f"second half, in groups of {spec.share}"} if _shares(spec) else {}),
         "Rank, alpha": f"{spec.rank}, {spec.lora_alpha:g}",
         "Adapted layers": spec.target_modules
         if isinstance(spec.target_modules, str)
@@ -89,9 +109,7 @@ def model_card(spec: RunSpec, *, steps: int, totals: Mapping[str, float] | None 
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# LoRA adapter for {markdown(base)}",
-        "Trained and measured with lorascope. It loads with plain PEFT:",
-        "```python\nfrom peft import AutoPeftModelForCausalLM\n\n"
-        'model = AutoPeftModelForCausalLM.from_pretrained("PATH_OF_THIS_FOLDER")\n```',
+        *_loading(spec),
         *([_EMBEDDED_NOTE] if spec.model == EMBEDDED_NAME else []),
         _table(("", ""), [(name, markdown(value)) for name, value in facts.items()]),
     ]
@@ -107,6 +125,25 @@ def model_card(spec: RunSpec, *, steps: int, totals: Mapping[str, float] | None 
         parts += ["## Measured", _table(("Metric", "Value", "Unit"), rows)]
         parts.append("Per-layer values are in `result.json` of the run. Information is in nats.")
     return "\n\n".join(parts) + "\n"
+
+
+def _loading(spec: RunSpec) -> list[str]:
+    """How the adapter is loaded."""
+    if not _shares(spec):
+        return [
+            "Trained and measured with lorascope. It loads with plain PEFT:",
+            "```python\nfrom peft import AutoPeftModelForCausalLM\n\n"
+            'model = AutoPeftModelForCausalLM.from_pretrained("PATH_OF_THIS_FOLDER")\n```',
+        ]
+    return [
+        "Trained and measured with lorascope, on a base model whose second half of layers shares its weights. It needs the "
+        "same sharing again:",
+        "```python\nfrom lorascope import attach_adapter, load_model_and_tokenizer\n"
+        "from lorascope.adapters import share_layers\n\n"
+        f"model, tokenizer = load_model_and_tokenizer({spec.model!r})\n"
+        f"share_layers(model, {spec.share})\n"
+        'model = attach_adapter(model, "PATH_OF_THIS_FOLDER")\n```',
+    ]
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

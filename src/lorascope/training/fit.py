@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from lorascope.core.errors import InputError, unknown_name
@@ -72,6 +72,7 @@ def training_arguments(spec: RunSpec, rows: int, folder: Path) -> TrainingArgume
         logging_steps=spec.logging_steps or max(1, steps // 200),
         logging_nan_inf_filter=False,
         report_to=spec.report_to,
+        include_num_input_tokens_seen="non_padding",
         remove_unused_columns=False,
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -90,6 +91,7 @@ def fit(
     *,
     write: Callable[[dict[str, Any]], None],
     rewind: Callable[[int], None],
+    callbacks: Sequence[TrainerCallback] = (),
     label: str = "training",
     progress: bool = True,
 ) -> bool:
@@ -106,6 +108,7 @@ def fit(
         folder: Where the checkpoints go.
         write: Called with every line of the loss history.
         rewind: Called once with the step training starts from, so that later lines of the history can be dropped.
+        callbacks: Further callbacks of the Trainer.
         label: Text before the progress bar.
         progress: Whether to show it.
 
@@ -131,7 +134,7 @@ def fit(
                 args=arguments,
                 train_dataset=features,
                 data_collator=collate,
-                callbacks=[LossHistory(write), *([bar] if progress else []), interrupt],
+                callbacks=[LossHistory(write), *([bar] if progress else []), interrupt, *callbacks],
             )
         except (RuntimeError, ImportError, ValueError) as error:
             if spec.report_to == "none":

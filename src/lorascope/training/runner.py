@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -13,14 +14,21 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lorascope.adapters import adapter_record, attach_adapter, fingerprint
+from lorascope.adapters import (
+    adapter_record,
+    attach_adapter,
+    count_parameters,
+    fingerprint,
+    layers_shared,
+    sharing_of,
+)
 from lorascope.adapters.load import RECORD_FILE
 from lorascope.core.errors import InputError, OutputError
 from lorascope.core.files import atomic_write_text, read_json, require_empty_dir, write_json
 from lorascope.core.provenance import collect
 from lorascope.core.seeds import preserved_random_state
 from lorascope.core.spec import load_yaml
-from lorascope.measuring import measure
+from lorascope.measuring import load_model_and_tokenizer, measure
 from lorascope.results import AdapterMeasurement, RunRecord, RunStore
 from lorascope.tasks import (
     PaddingCollator,
@@ -29,11 +37,12 @@ from lorascope.tasks import (
     evaluate_task,
     load_task,
     pad_token_id,
+    with_length,
 )
-from lorascope.tasks.embedded import load_model_and_tokenizer
 from lorascope.tasks.evaluate import allowed_length
-from lorascope.training.card import base_model_id, model_card
+from lorascope.training.card import base_model_note, model_card
 from lorascope.training.checkpoints import safetensors_fault
+from lorascope.training.costs import CostKeeper, Costs
 from lorascope.training.fit import fit
 from lorascope.training.lora import adapted, attach_lora
 from lorascope.training.spec import RunSpec
@@ -57,7 +66,8 @@ def run(
     The folder holds ``spec.yaml``, ``metrics.jsonl`` (the loss history), ``adapter/`` (plain PEFT, with a model card)
     and, at the end, ``result.json``, whose presence means done. While the run is under way there are also
     ``checkpoints/`` and ``stages/``. A done run is returned without work. Rank 0 measures and evaluates the base model
-    through an update that is zero.
+    through an update that is zero. ``settings["costs"]`` of the record says what the run cost: see
+    `lorascope.training.costs.Costs`.
 
     Args:
         spec: What to do.
@@ -84,6 +94,7 @@ def run(
         raise InputError(
             "a run uses one process: start it without accelerate launch, or use InformationCallback in your own trainer"
         )
+    started = time.perf_counter()
     folder = Path(out_dir).resolve()
     store, name = RunStore(folder.parent), folder.name
     task = load_task(spec.task, prompt=spec.prompt, data_dir=spec.data_dir, seed=spec.seed)
@@ -93,9 +104,11 @@ def run(
         _tidy(folder)
         return record
     with preserved_random_state():
+        lent = model is not None
         if model is None or tokenizer is None:
-            model, tokenizer = load_model_and_tokenizer(spec.model)
-        record = _Run(spec, folder, store, model, tokenizer, task, progress).finish()
+            model, tokenizer = load_model_and_tokenizer(spec.model, share=spec.share)
+        with layers_shared(model, spec.share if lent else None):
+            record = _Run(spec, folder, store, model, tokenizer, task, progress, started).finish()
     _tidy(folder)
     return record
 
@@ -151,6 +164,7 @@ class _Run:
         tokenizer: PreTrainedTokenizerBase,
         task: Task,
         progress: bool,
+        started: float,
     ) -> None:
         self.spec = spec
         self.folder = folder
@@ -159,10 +173,15 @@ class _Run:
         self.base = model
         self.tokenizer = tokenizer
         self.progress = progress
-        self.task = task
+        self.task, self.lengths = task, None
+        if spec.length is not None:
+            splits = ("train", "test") if spec.rank > 0 else ("test",)
+            self.task, self.lengths = with_length(task, tokenizer, *spec.length, splits=splits)
         self.text = load_task(spec.text_task, seed=spec.seed) if spec.text_task is not None else None
         self.fingerprint = fingerprint(model)
+        self.parameters = count_parameters(model)
         self.pad_id = pad_token_id(tokenizer, spec.pad_token)
+        self.costs = Costs(folder / "stages" / "costs.json", model.device, started)
 
     def finish(self) -> RunRecord:
         """Do every stage that is not done yet, and write the result."""
@@ -171,13 +190,22 @@ class _Run:
             evaluation = self.stage("evaluation", lambda: self.evaluation(model, self.task, self.spec.eval_limit))
             totals = {**measurement.totals, **evaluation["metrics"]}
             counts = {**measurement.counts, "questions": int(evaluation["counts"]["samples"])}
+            settings = {**measurement.settings, "evaluation": _with_errors(evaluation)}
             if self.text is not None:
                 text, limit = self.text, self.spec.text_limit
                 found = self.stage("text", lambda: self.evaluation(model, text, limit))
                 totals["text_ppl"] = found["metrics"]["ppl"]
+                settings["text_evaluation"] = _with_errors(found)
+            counts["model_parameters"] = self.parameters
+            counts["adapter_parameters"] = count_parameters(model) - self.parameters if self.spec.rank > 0 else 0
         if self.spec.rank > 0:
             trained = read_json(self.folder / "adapter" / RECORD_FILE)["train_counts"]
             counts.update({f"train_{key}": value for key, value in trained.items()})
+        if self.lengths is not None:
+            settings["length"] = self.lengths.to_dict()
+        if (sharing := sharing_of(self.base)) is not None:
+            settings["sharing"] = sharing
+        settings["costs"] = self.costs.to_dict()
         record = RunRecord(
             name=self.name,
             spec=json.loads(json.dumps(dataclasses.asdict(self.spec))),
@@ -186,7 +214,7 @@ class _Run:
             totals=totals,
             layers=measurement.layers,
             counts=counts,
-            settings={**measurement.settings, "evaluation": {**evaluation["settings"], "errors": evaluation["errors"]}},
+            settings=settings,
             warnings=self.warnings(measurement),
             provenance=collect(
                 seed=self.spec.seed,
@@ -226,17 +254,19 @@ class _Run:
         )
         peft_model = attach_lora(model, self.spec)
         try:
-            stop = fit(
-                peft_model,
-                rows.features,
-                PaddingCollator(self.pad_id),
-                self.spec,
-                self.folder / "checkpoints",
-                write=lambda line: self.store.append_metrics(self.name, line),
-                rewind=self.rewind,
-                label=f"{self.name}: training",
-                progress=self.progress,
-            )
+            with self.costs.timing("training"):
+                stop = fit(
+                    peft_model,
+                    rows.features,
+                    PaddingCollator(self.pad_id),
+                    self.spec,
+                    self.folder / "checkpoints",
+                    write=lambda line: self.store.append_metrics(self.name, line),
+                    rewind=self.rewind,
+                    callbacks=[CostKeeper(self.costs)],
+                    label=f"{self.name}: training",
+                    progress=self.progress,
+                )
             self.save(peft_model, rows.counts)
         except BaseException:
             peft_model.unload()
@@ -252,10 +282,11 @@ class _Run:
         remove_tree(work)
         remove_tree(target)
         with explain_save_errors(target):
-            model.peft_config["default"].base_model_name_or_path = base_model_id(self.spec)
+            model.peft_config["default"].base_model_name_or_path = base_model_note(self.spec)
             model.save_pretrained(str(work), save_embedding_layers=False)
             atomic_write_text(work / "README.md", model_card(self.spec, steps=self.steps()))
-            facts = {"base_model": self.spec.model, "task": self.spec.task, "prompt": self.spec.prompt}
+            facts: dict[str, Any] = {name: getattr(self.spec, name) for name in ("task", "prompt", "share", "length")}
+            facts["base_model"] = self.spec.model
             write_json(work / RECORD_FILE, adapter_record(model, **facts, train_counts=counts))
             work.rename(target)
 
@@ -264,23 +295,24 @@ class _Run:
         path = self.folder / "stages" / "measurement.json"
         if path.is_file():
             return AdapterMeasurement.load(path)
-        found = measure(
-            model,
-            self.task,
-            tokenizer=self.tokenizer,
-            metrics=self.spec.metrics,
-            variant=cast(Any, self.spec.variant),
-            tokens=cast(Any, self.spec.tokens),
-            batch_size=self.spec.eval_batch_size,
-            split="test",
-            limit=self.spec.measure_limit,
-            max_length=self.longest(),
-            overlong=cast(Any, self.spec.overlong),
-            pad_token=self.spec.pad_token,
-            seed=self.spec.seed,
-            progress=self.progress,
-        )
-        found.save(path)
+        with self.costs.timing("measuring"):
+            found = measure(
+                model,
+                self.task,
+                tokenizer=self.tokenizer,
+                metrics=self.spec.metrics,
+                variant=cast(Any, self.spec.variant),
+                tokens=cast(Any, self.spec.tokens),
+                batch_size=self.spec.eval_batch_size,
+                split="test",
+                limit=self.spec.measure_limit,
+                max_length=self.longest(),
+                overlong=cast(Any, self.spec.overlong),
+                pad_token=self.spec.pad_token,
+                seed=self.spec.seed,
+                progress=self.progress,
+            )
+            found.save(path)
         return found
 
     def evaluation(self, model: PeftModel, task: Task, limit: int | None) -> dict[str, Any]:
@@ -303,7 +335,8 @@ class _Run:
         """The value of a stage, from disk if an interrupted run computed it."""
         path = self.folder / "stages" / f"{name}.json"
         if not path.is_file():
-            write_json(path, compute())
+            with self.costs.timing("evaluating"):
+                write_json(path, compute())
         value: dict[str, Any] = read_json(path)
         return value
 
@@ -313,11 +346,12 @@ class _Run:
         return self.spec.max_length if self.task.kind == "text" else longest
 
     def warnings(self, measurement: AdapterMeasurement) -> list[str]:
-        """What a reader must know; for the base model, that it was measured through an update that does nothing."""
+        """What a reader must know: of a filter by length, and that the base was measured through an idle update."""
+        notes = [] if self.lengths is None else [self.lengths.sentence()]
         if self.spec.rank > 0:
-            return measurement.warnings
-        note = "this is the base model, measured through an update of rank 1 that is zero"
-        return [note, *(line for line in measurement.warnings if "changes nothing" not in line)]
+            return [*notes, *measurement.warnings]
+        notes.insert(0, "this is the base model, measured through an update of rank 1 that is zero")
+        return [*notes, *(line for line in measurement.warnings if "changes nothing" not in line)]
 
     def rewind(self, step: int) -> None:
         """Drop the lines of the loss history behind the step that training goes on from."""
@@ -328,3 +362,8 @@ class _Run:
     def steps(self) -> int:
         """Optimiser steps so far, from the loss history."""
         return max((int(line["step"]) for line in self.store.metrics(self.name)), default=0)
+
+
+def _with_errors(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Settings of an evaluation, with the standard errors of its metrics."""
+    return {**evaluation["settings"], "errors": evaluation["errors"]}

@@ -3,17 +3,37 @@
 Imports no torch: fitting and planning work on any laptop.
 """
 
+from lorascope.scaling.claims import Claim
+from lorascope.scaling.claims_paper import claims_paper
+from lorascope.scaling.claims_sweep import claims_sweep
 from lorascope.scaling.fit import fit_scaling_law
 from lorascope.scaling.laws import AXES, LAWS, additive, multiplicative
+from lorascope.scaling.paper import paper_averages, paper_mutual_information, paper_prompts, paper_table
+from lorascope.scaling.paper_layout import axis_data, layout_table1, layout_table2, layout_table3
+from lorascope.scaling.ranking import MetricRank, rank_metrics, which_to_watch
 from lorascope.scaling.result import ScalingFit
 from lorascope.scaling.table import read_table
 
 __all__ = [
     "AXES",
     "LAWS",
+    "Claim",
+    "MetricRank",
     "ScalingFit",
     "additive",
+    "axis_data",
+    "claims_paper",
+    "claims_sweep",
     "fit_scaling_law",
+    "layout_table1",
+    "layout_table2",
+    "layout_table3",
     "multiplicative",
+    "paper_averages",
+    "paper_mutual_information",
+    "paper_prompts",
+    "paper_table",
+    "rank_metrics",
     "read_table",
+    "which_to_watch",
 ]

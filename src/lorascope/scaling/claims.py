@@ -22,7 +22,7 @@ class Claim:
         key: Identifier; the same for a sweep and for the paper's numbers.
         statement: The claim in one sentence.
         verdict: ``"supported"``, ``"not supported"``, ``"contradicted"`` or ``"undecided"``.
-        quantity: What was looked at: ``"MIUB as printed"``, ``"Eq. 9"``, ``"Theorem 3, I"``, ``"Theorem 3, bound"``, ``"CE"`` ...
+        quantity: What was looked at: ``"MIUB as printed"``, ``"Eq. 9"``, ``"Theorem 3, I"`` ...
         statistic: What ``value`` is.
         value: The statistic; NaN where there is none.
         low: Lower end of its 95 % interval; NaN where there is none.
@@ -31,6 +31,7 @@ class Claim:
         reference: What the interval is compared with; None where nothing is.
         needed: About how many units would decide; None where that is not known or not needed.
         explanation: What was found, in words.
+        scope: What the verdict speaks of (cells like these, or these cells only), as a sentence; empty where that is plain.
         details: Further numbers, JSON-ready.
 
     Example:
@@ -51,6 +52,7 @@ class Claim:
     explanation: str
     reference: float | None = None
     needed: int | None = None
+    scope: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 

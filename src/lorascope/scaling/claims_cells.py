@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,9 @@ import pandas as pd
 from lorascope.core.errors import InputError, unknown_name
 from lorascope.core.metrics import METRICS
 from lorascope.scaling.claims_statistics import FEWEST
+from lorascope.scaling.table import as_table
 
-AXES: dict[str, str] = {"rank": "R", "size": "N", "data": "D", "length": "length"}
+LEDGER_AXES: dict[str, str] = {"rank": "R", "size": "N", "data": "D", "length": "length"}
 # What moves along with an axis by its nature and so is no setting of its own.
 _COMPANIONS = {
     "rank": ("R", "rank", "alpha"),
@@ -24,27 +27,11 @@ _COMPANIONS = {
 }
 # Costs, outcomes and bookkeeping: never a setting.
 _NO_SETTING = frozenset(
-    [
-        "name",
-        "status",
-        "reason",
-        "seed",
-        "D_tokens",
-        "seconds_training",
-        "seconds_measuring",
-        "seconds_evaluating",
-        "seconds_total",
-        "train_steps",
-        "train_tokens_seen",
-        "adapter_parameters",
-        "model_parameters",
-        "peak_memory_bytes",
-        "train_samples",
-        "train_tokens",
-        "spec_sha",
-    ]
+    "name status reason seed D_tokens train_steps train_tokens_seen adapter_parameters model_parameters "  # noqa: SIM905
+    "peak_memory_bytes train_samples train_tokens".split()
 )
-_IDENTITY = ("task", "model", "share", "prompt", "length", "N", "R", "D")
+# In the order in which they name a cell.
+_IDENTITY = ("task", "model", "prompt", "length", "R", "share", "N", "D")
 
 
 @dataclass(frozen=True)
@@ -101,16 +88,29 @@ class Units:
         )
 
 
-def finished(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of finished runs.
+def finished(table: pd.DataFrame | Mapping[str, Any] | str | Path) -> pd.DataFrame:
+    """The rows of finished runs, checked.
+
+    Args:
+        table: A frame, arrays by column, or a path, as for `lorascope.scaling.fit_scaling_law`.
 
     Raises:
-        InputError: There is none.
+        InputError: There is none, a column stands twice, or an axis or a metric holds text.
     """
-    rows = table[table["status"] == "done"] if "status" in table else table
+    rows = as_table(table)
+    columns = list(map(str, rows.columns))
+    if twice := sorted({name for name in columns if columns.count(name) > 1}):
+        raise InputError(f"the table has {columns.count(twice[0])} columns '{twice[0]}': keep one")
+    if "status" in rows:
+        rows = rows[rows["status"].astype(str).str.strip().str.lower() == "done"]
     if not len(rows):
         raise InputError("the table has no finished run: run the sweep first")
-    return rows
+    for name in columns:
+        if name in METRICS or name in ("N", "R", "D", "share"):
+            text = rows[name][pd.to_numeric(rows[name], errors="coerce").isna() & rows[name].notna()]
+            if len(text):
+                raise InputError(f"column '{name}' has {text.iloc[0]!r}: give numbers, or leave it empty")
+    return rows.reset_index(drop=True)
 
 
 def settings_of(table: pd.DataFrame) -> list[str]:
@@ -124,14 +124,28 @@ def settings_of(table: pd.DataFrame) -> list[str]:
         ['R']
     """
     found = []
-    for column in map(str, table.columns):
+    columns = list(map(str, table.columns))
+    for column in sorted(columns, key=lambda name: _IDENTITY.index(name) if name in _IDENTITY else len(_IDENTITY)):
         if column in METRICS or column in _NO_SETTING or column.startswith("seconds_"):
+            continue
+        if column == "rank" and "R" in table:
+            continue
+        if column == "N" and "share" in table and not _adds(table, "N", ("model", "share")):
             continue
         distinct = text_column(table[column]).nunique()
         foreign = column not in _IDENTITY and not pd.api.types.is_integer_dtype(table[column].dtype)
         if distinct > 1 and not (foreign and len(table) >= 4 and distinct > len(table) / 2):
             found.append(column)
     return found
+
+
+def _adds(table: pd.DataFrame, column: str, others: tuple[str, ...]) -> bool:
+    """Whether a column differs where the others are the same."""
+    key = pd.Series([""] * len(table), index=table.index, dtype=object)
+    for other in others:
+        if other in table:
+            key = key + text_column(table[other]) + ";"
+    return bool((text_column(table[column]).groupby(key).nunique() > 1).any())
 
 
 def text_column(column: pd.Series) -> pd.Series:
@@ -165,12 +179,19 @@ def level_of(axis: str, value: Any) -> float:
     return float(value)
 
 
+def with_bounds(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with ``miub_joint = ln 2 JS`` and ``mi_joint_lower = (2 / ln 2) JS`` filled in from ``joint_js``."""
+    js = number_column(rows, "joint_js")
+    made = {"miub_joint": math.log(2), "mi_joint_lower": 2 / math.log(2)}
+    return rows.assign(**{name: number_column(rows, name).fillna(factor * js) for name, factor in made.items()})
+
+
 def curves_of(table: pd.DataFrame, axis: str, metrics: Sequence[str]) -> tuple[Curve, ...]:
     """The curves of a table along one axis.
 
     Args:
         table: One row a run, columns as a sweep writes them.
-        axis: Key of `AXES`.
+        axis: Key of `LEDGER_AXES`.
         metrics: Columns to follow; those that the table lacks are NaN.
 
     Returns:
@@ -180,9 +201,9 @@ def curves_of(table: pd.DataFrame, axis: str, metrics: Sequence[str]) -> tuple[C
     Raises:
         InputError: The axis is unknown.
     """
-    if axis not in AXES:
-        raise unknown_name("axis", axis, AXES)
-    column = AXES[axis]
+    if axis not in LEDGER_AXES:
+        raise unknown_name("axis", axis, LEDGER_AXES)
+    column = LEDGER_AXES[axis]
     if column not in table:
         return ()
     rows = table.assign(_level=[level_of(axis, value) for value in table[column]])
@@ -214,7 +235,7 @@ def _grouped(rows: pd.DataFrame, keys: Sequence[str], metrics: Sequence[str]) ->
 
 
 def _named(key: str, text: str) -> str:
-    return text if key in ("task", "model", "prompt") else f"{key} {text}"
+    return text if key in ("task", "model", "prompt") else f"{'rank' if key == 'R' else key} {text}"
 
 
 def number_column(rows: pd.DataFrame, name: str) -> pd.Series:

@@ -139,8 +139,8 @@ def _table3_is_theorem3() -> Claim:
         high=math.nan,
         n=len(ratios),
         reference=most,
-        explanation=f"log(2) JS is at most {most:.3f} times the mutual information, whatever the distribution; the table prints "
-        f"{min(ratios):.5f} to {max(ratios):.5f} times. Whatever was computed, it was another quantity.",
+        explanation=f"log(2) JS is at most {most:.3f} times the mutual information, whatever the distribution; the table "
+        f"prints {min(ratios):.5f} to {max(ratios):.5f} times. Whatever was computed, it was another quantity.",
         details={"ratios": ratios},
     )
 
@@ -179,7 +179,7 @@ def _averages() -> Claim:
         high=math.nan,
         n=n * len(agree),
         reference=1.0,
-        explanation=f"Accuracy agrees in {agree['accuracy']} of {n} columns, cross-entropy in {agree['ce']}, MIUB in {agree['miub']} "
-        f"(off by up to {float(np.max(gaps['miub'])):.1f}). The claims above use the rows, not the averages.",
+        explanation=f"Accuracy agrees in {agree['accuracy']} of {n} columns, cross-entropy in {agree['ce']}, MIUB in "
+        f"{agree['miub']} (off by up to {float(np.max(gaps['miub'])):.1f}). The claims above use the rows.",
         details={"agree": agree},
     )

@@ -111,7 +111,8 @@ def steady(key: str, units: Units, quantity: Quantity, *, falls: bool = True) ->
         n=n,
         reference=chance,
         needed=needed,
-        explanation=f"{found} {units.scope}",
+        explanation=found,
+        scope=units.scope,
         details={"units": n, "falls" if falls else "rises": hits, "opposite": against, "ends": ends, "chance": chance},
     )
 
@@ -252,8 +253,8 @@ def in_order(key: str, quantity: Quantity, sets: Sequence[Sequence[float]], orde
         high=high,
         n=n,
         reference=chance,
-        explanation=f"The whole order holds in {hits} of {n} {units} (random order: {chance * n:.1f}); mean Kendall tau with "
-        f"it {np.mean(taus):+.2f}.",
+        explanation=f"The whole order holds in {hits} of {n} {units} (random order: {chance * n:.1f}); mean Kendall tau "
+        f"with it {np.mean(taus):+.2f}.",
         details={"taus": taus},
     )
 
@@ -365,7 +366,8 @@ def _mean_claim(
         n=n,
         reference=0.0,
         needed=needed,
-        explanation=f"{text} {units.scope}",
+        explanation=text,
+        scope=units.scope,
         details=details,
     )
 
@@ -407,7 +409,8 @@ def _smaller(
         reference=0.5,
         needed=units_to_tell(hits / n, low, high, n, 0.5) if verdict == "not supported" else None,
         explanation=f"Smaller in {hits} of {n} {word(n)}; typical spread {where} {typical[0]:.2%} of the mean against "
-        f"{typical[1]:.2%}. A number that hardly moves also tells little. {units.scope}",
+        f"{typical[1]:.2%}. A number that hardly moves also tells little.",
+        scope=units.scope,
         details={"spread": typical[0], "spread_rival": typical[1]},
     )
 

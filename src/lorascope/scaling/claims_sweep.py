@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,7 @@ import pandas as pd
 from lorascope.core.errors import InputError
 from lorascope.scaling.claims import Claim
 from lorascope.scaling.claims_cells import (
-    AXES,
+    LEDGER_AXES,
     Units,
     curves_of,
     finished,
@@ -19,6 +21,7 @@ from lorascope.scaling.claims_cells import (
     number_column,
     origin_of,
     settings_of,
+    with_bounds,
 )
 from lorascope.scaling.claims_cells import text_column as text
 from lorascope.scaling.claims_paper import PROMPT_ORDER
@@ -34,7 +37,7 @@ from lorascope.scaling.claims_rules import (
     stays_close,
     steady,
 )
-from lorascope.scaling.claims_theorem import LN2, LOWEST_RATIO, printed_bound, valid_bounds
+from lorascope.scaling.claims_theorem import printed_bound, valid_bounds
 
 QUANTITIES = (
     Quantity("miub_js", "Eq. 9", "MIUB (Eq. 9)"),
@@ -47,7 +50,9 @@ _ACCURACY = Quantity("accuracy", "accuracy", "Accuracy")
 _METRICS = ("miub_js", "mi_joint", "miub_joint", "ce", "ppl", "accuracy")
 
 
-def claims_sweep(table: pd.DataFrame, *, n_boot: int = 10_000, seed: int = 0) -> list[Claim]:
+def claims_sweep(
+    table: pd.DataFrame | Mapping[str, Any] | str | Path, *, n_boot: int = 10_000, seed: int = 0
+) -> list[Claim]:
     """Test each claim of the paper on the runs of a sweep.
 
     The quantity of Eq. 9 (``miub_js``) and those of Theorem 3 (``mi_joint``, ``miub_joint``) are judged separately. Only
@@ -55,8 +60,8 @@ def claims_sweep(table: pd.DataFrame, *, n_boot: int = 10_000, seed: int = 0) ->
     the reason and, where it is known, how many units would do.
 
     Args:
-        table: One row a run, as `lorascope.scaling.read_table` gives it: N, R, D, settings, ``seed``, metrics. ``miub_joint`` is
-            made from ``joint_js`` where it is missing.
+        table: One row a run, as `lorascope.scaling.read_table` gives it (or a path, or arrays by column): N, R, D, settings,
+            ``seed``, metrics. ``miub_joint`` is made from ``joint_js`` where it is missing.
         n_boot: Resamples of the bootstrap intervals.
         seed: Of the resampling.
 
@@ -76,13 +81,15 @@ def claims_sweep(table: pd.DataFrame, *, n_boot: int = 10_000, seed: int = 0) ->
     """
     if n_boot < 100:
         raise InputError(f"n_boot={n_boot}: give at least 100 resamples")
-    rows = _with_bounds(finished(table))
-    if not any(column in rows for column in AXES.values()):
-        raise InputError(f"the table has none of the columns {', '.join(AXES.values())}: give at least one of them")
-    units = {axis: make_units(axis, curves_of(rows, axis, _METRICS), origin_of(rows)) for axis in AXES}
+    rows = with_bounds(finished(table))
+    if not any(column in rows for column in LEDGER_AXES.values()):
+        raise InputError(
+            f"the table has none of the columns {', '.join(LEDGER_AXES.values())}: give at least one of them"
+        )
+    units = {axis: make_units(axis, curves_of(rows, axis, _METRICS), origin_of(rows)) for axis in LEDGER_AXES}
     boot = Bootstrap(n_boot, seed)
     claims: list[Claim] = []
-    for axis in AXES:
+    for axis in LEDGER_AXES:
         claims += [steady(f"falls_{axis}", units[axis], quantity) for quantity in QUANTITIES]
         claims.append(steady(f"ce_falls_{axis}", units[axis], _CE))
         claims.append(steady(f"accuracy_rises_{axis}", units[axis], _ACCURACY, falls=False))
@@ -105,13 +112,6 @@ def _against_rivals(axis: str, units: Units, boot: Bootstrap) -> list[Claim]:
     for key, rival in RIVALS.items():
         claims += [follows_better(f"follows_{axis}_{key}", units, quantity, rival, boot) for quantity in QUANTITIES]
     return claims
-
-
-def _with_bounds(rows: pd.DataFrame) -> pd.DataFrame:
-    """Fill in what follows from ``joint_js``."""
-    js = number_column(rows, "joint_js")
-    made: Mapping[str, float] = {"miub_joint": LN2, "mi_joint_lower": LOWEST_RATIO}
-    return rows.assign(**{name: number_column(rows, name).fillna(factor * js) for name, factor in made.items()})
 
 
 def _closeness(rows: pd.DataFrame) -> list[Claim]:

@@ -13,10 +13,10 @@ def paper_table() -> pd.DataFrame:
     """Table 1 of the paper: accuracy, cross-entropy and MIUB of five tasks and two models.
 
     Returns:
-        70 rows with ``task`` (ARCE, ARCC, Hel, PIQA, Win), ``model`` (Phi3, LLaMA3), ``axis`` (``"rank"`` or ``"size"``: which
-        half of the table), ``rank`` (32, 128, 512; missing in the size half, where the paper does not name it), ``share``
-        (8, 4, 2, 1 layers that share their weights; missing in the rank half), ``accuracy`` (fraction), ``ce`` (as printed,
-        unit not stated), ``miub`` (as printed) and ``note`` (a misprint; columns that repeat the same run).
+        70 rows with ``task`` (ARCE, ARCC, Hel, PIQA, Win), ``model`` (Phi3, LLaMA3), ``axis`` (which half of the table:
+        ``"rank"`` or ``"size"``), ``rank`` (32, 128, 512; missing in the size half, where the paper does not name it),
+        ``share`` (8, 4, 2, 1 layers that share their weights; missing in the rank half), ``accuracy`` (fraction), ``ce`` (as
+        printed, unit not stated), ``miub`` (as printed) and ``note`` (a misprint; columns that repeat the same run).
 
     Example:
         >>> table = paper_table()
@@ -49,7 +49,8 @@ def paper_prompts() -> pd.DataFrame:
     """Table 2 of the paper: accuracy and MIUB of Phi3 under four prompts, averaged over the tasks.
 
     Returns:
-        28 rows with ``prompt`` (main, prompt1, prompt2, prompt3), ``model``, ``axis``, ``rank``, ``share``, ``accuracy``, ``miub``.
+        28 rows with ``prompt`` (main, prompt1, prompt2, prompt3), ``model``, ``axis``, ``rank``, ``share``, ``accuracy`` and
+        ``miub``.
 
     Example:
         >>> sorted(set(paper_prompts()["prompt"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from decimal import Decimal
 
 import numpy as np
@@ -139,3 +140,41 @@ def test_entropy_and_kl_limits() -> None:
     for bad in ([0.0, 0.0], [-1.0, 2.0], [math.nan, 1.0], [math.inf, 1.0]):
         with pytest.raises(InputError):
             entropy(torch.tensor(bad))
+
+
+@pytest.mark.parametrize("measure", [jensen_shannon, kl_divergence])
+@pytest.mark.parametrize(
+    "shapes", [((3, 4), (4,)), ((3, 4), (1, 4)), ((3, 4), (3, 5)), ((4,), (4, 1)), ((2, 4), (3, 4))]
+)
+def test_shapes_that_differ_are_named(measure: Callable, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    a, b = (torch.ones(shape) for shape in shapes)
+    with pytest.raises(InputError) as error:
+        measure(a, b)
+    assert str(shapes[0]) in str(error.value) and str(shapes[1]) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("measure", [jensen_shannon, kl_divergence])
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (torch.tensor(1.0), "single number"),
+        (torch.ones(3, dtype=torch.complex64), "complex"),
+        (torch.ones(3, device="meta"), "meta"),
+        (torch.tensor([1.0, math.nan]), "NaN"),
+    ],
+)
+def test_what_is_no_row_of_real_numbers_is_refused(measure: Callable, bad: torch.Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        measure(bad, bad)
+
+
+def test_types_and_layouts_of_distributions() -> None:
+    weights = torch.tensor([[1, 0, 3], [2, 2, 0]])
+    expected = kl_divergence(weights.double(), weights.flip(0).double() + 1)
+    assert torch.equal(kl_divergence(weights, weights.flip(0) + 1), expected)
+    assert torch.equal(entropy(weights.bool()), entropy(weights.bool().double()))
+    assert torch.equal(entropy(weights.double().to_sparse()), entropy(weights))
+    assert float(jensen_shannon(torch.tensor([0, -1]), torch.tensor([0, -1]))) == 0.0
+    learned = torch.randn(3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    jensen_shannon(torch.log_softmax(learned, -1), torch.log_softmax(learned.detach().flip(0), -1)).sum().backward()
+    assert learned.grad is not None and bool(torch.isfinite(learned.grad).all()) and bool(learned.grad.abs().sum() > 0)

@@ -15,6 +15,7 @@ from sklearn.metrics import mutual_info_score
 
 from lorascope.core import InputError
 from lorascope.information import kappa, mutual_information, mutual_information_bounds, samplers
+from lorascope.information._extreme import integrate_extreme
 from lorascope.information.joint import _checked, _integrate
 from tests.information.reference import exact_measures, random_joint
 
@@ -69,7 +70,7 @@ def test_valid_bounds_hold_and_the_papers_does_not(seed: int) -> None:
     if bounds.mi > 1e-25:
         assert bounds.mi > bounds.paper * 4.16  # (2 / ln 2) / ln 2 = 4.1627
     # The order is a theorem; the clamp may only repair rounding.
-    mi, js, ratio = _integrate(_checked(joint))
+    mi, js, ratio, _ = _integrate(*_checked(joint))
     assert 2 / LN2 * js <= mi * (1 + 1e-12) + 1e-30
     assert mi <= kappa(max(ratio, 1.0)) * js * (1 + 1e-12) + 1e-30
 
@@ -84,7 +85,8 @@ def test_valid_bounds_hold_and_the_papers_does_not(seed: int) -> None:
 @MANY
 def test_any_finite_joint_gives_finite_ordered_numbers(joint: np.ndarray) -> None:
     b = mutual_information_bounds(joint)
-    assert all(map(math.isfinite, (b.mi, b.js, b.lower, b.upper, b.paper, b.max_ratio)))
+    assert all(map(math.isfinite, (b.mi, b.js, b.lower, b.upper, b.paper)))
+    assert b.max_ratio >= 1
     assert 0 <= b.lower <= b.mi <= b.upper
     assert b.mi <= math.log(min(joint.shape)) + 1e-12
 
@@ -148,6 +150,60 @@ def test_any_scale(scale: float) -> None:
     assert got.max_ratio == pytest.approx(2.0, rel=1e-3 if scale < 1e-310 else 1e-14)
 
 
+SMALL = float(np.nextafter(0, 1))
+
+
+@pytest.mark.parametrize(
+    "joint",
+    [
+        np.diag([1.0, 1e-300]),
+        np.diag([1e300, 1e-300]),
+        np.diag([1.7e308, 1e-310, 1.0]),
+        np.array([[1e-300, 2e-300], [3e-300, 1e-300]]),
+        np.array([[1e300, 2e300], [3e300, 1e-300]]),
+        np.array([[1.0, 1e-290], [1e-295, 3e-300]]),
+        np.array([[1.0, 0.0, 0.5], [0.0, SMALL, 0.0], [0.25, 0.0, 1.0]]),
+        np.array([[1e-280, 1.0], [1e-280, 0.0], [0.0, 0.0]]),
+        np.full((2, 2), SMALL),
+        np.diag([1.7e308] * 3),
+    ],
+)
+def test_scales_beyond_the_range_of_a_quotient(joint: np.ndarray) -> None:
+    mi, js, ratio = exact_measures(joint, digits=1400)
+    bounds = mutual_information_bounds(joint)
+    assert bounds.mi == pytest.approx(mi, rel=1e-12, abs=1e-320)
+    assert bounds.js == pytest.approx(js, rel=1e-12, abs=1e-320)
+    assert bounds.max_ratio == pytest.approx(ratio, rel=1e-13)  # inf where it is over the largest float
+    assert 0 <= bounds.lower <= bounds.mi <= bounds.upper < math.inf
+    assert mutual_information(joint.T) == pytest.approx(bounds.mi, rel=1e-13, abs=1e-320)
+
+
+@given(SEEDS)
+@MANY
+def test_mixed_scales_against_the_exact_reference(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    joint = 10.0 ** rng.uniform(-300, 300, size=rng.integers(1, 6, size=2))
+    joint *= rng.random(joint.shape) < 0.7
+    joint.flat[rng.integers(joint.size)] = 1.0
+    mi, js, ratio = exact_measures(joint, digits=120)
+    bounds = mutual_information_bounds(joint)
+    # A ratio near 1 is known to 1e-16, whose square is what a cell adds.
+    assert bounds.mi == pytest.approx(mi, rel=1e-12, abs=1e-30)
+    assert bounds.js == pytest.approx(js, rel=1e-12, abs=1e-30)
+    assert bounds.max_ratio == pytest.approx(ratio, rel=1e-12)
+    log_ratio = _integrate(*_checked(joint))[3]
+    assert log_ratio <= 1400 and (log_ratio == pytest.approx(math.log(ratio)) if ratio < math.inf else log_ratio > 709)
+
+
+def test_both_ways_to_integrate_agree() -> None:
+    for seed in range(200):
+        joint = random_joint(seed)
+        quick, careful = _integrate(*_checked(joint)), integrate_extreme(joint)
+        scale = 1e-15 * math.sqrt(quick[0]) + 1e-30
+        assert careful[:3] == pytest.approx(quick[:3], rel=1e-11, abs=scale)
+        assert careful[3] == pytest.approx(quick[3], abs=1e-14)
+
+
 @pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8, np.uint16, np.float16, np.float32, np.float64, bool])
 def test_number_types_of_numpy(kind: type) -> None:
     joint = np.array([[1, 0, 1], [1, 1, 0]], dtype=kind)
@@ -205,12 +261,34 @@ def test_small_dependence_keeps_its_digits() -> None:
         (np.array([["a"]]), "real numbers"),
         (torch.tensor([[1.0 + 1j]]), "complex"),
         (torch.zeros(2, 2, dtype=torch.int64), "all zero"),
+        ([[1, 2], [3]], "equal length"),
+        ([[1.0, None]], "object"),
+        ([[torch.tensor([1.0, 2.0]), torch.tensor([1.0])]], "equal length"),
+        ([["1", "2"]], "real numbers"),
+        ("joint", "real numbers"),
+        (np.array([[1, "a"], [None, 2]], dtype=object), "object"),
+        (np.array([["2020-01-01"]], dtype="datetime64[D]"), "datetime64"),
+        (np.ma.masked_array([[1.0, 2.0]], mask=[[True, False]]), "masked array"),
+        (torch.ones(2, 2, device="meta"), "meta tensor"),
+        (torch.tensor([[1.0, -1.0]]).to_sparse(), "negative entry (-1)"),
+        ([], "shape (0,)"),
     ],
 )
-def test_bad_input_is_named(joint: np.ndarray | torch.Tensor, message: str) -> None:
-    with pytest.raises(InputError) as error:
-        mutual_information_bounds(joint)
-    assert message in str(error.value) and "\n" not in str(error.value)
+def test_bad_input_is_named(joint: np.ndarray | torch.Tensor | list | str, message: str) -> None:
+    for estimate in (mutual_information_bounds, mutual_information):
+        with pytest.raises(InputError) as error:
+            estimate(joint)
+        assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+def test_any_layout_of_a_tensor() -> None:
+    joint = torch.tensor([[1.0, 0.0, 2.0], [0.0, 3.0, 0.5]])
+    expected = mutual_information(joint)
+    for other in (joint.to_sparse(), joint.to_sparse_csr(), joint.T.contiguous().T, joint.repeat(1, 2)[:, :3]):
+        assert mutual_information(other) == expected
+    learned = joint.clone().requires_grad_()
+    assert mutual_information(learned) == mutual_information(learned.to_sparse()) == expected
 
 
 def test_both_constants_are_the_best_possible() -> None:

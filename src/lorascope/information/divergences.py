@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from lorascope.core.errors import InputError
+from lorascope.information._inputs import real_tensor, require_same_shape
 
 LN2 = math.log(2.0)
 _SMALL = 0.1  # below this |u|, g(u) = (1 + u) ln(1 + u) - u is summed as a series
@@ -112,7 +112,9 @@ def kappa(r: RatioLike) -> RatioLike:
 
 
 def _normalised(p: Tensor, name: str) -> Tensor:
-    p = p.to(torch.float64)
+    p = real_tensor(p, name).to(torch.float64)
+    if p.ndim == 0:
+        raise InputError(f"{name} is a single number: pass weights along the last axis")
     if p.shape[-1:] == (0,) or not bool(torch.isfinite(p).all()) or bool((p < 0).any()):
         raise InputError(f"{name} must hold finite weights >= 0: got an empty, negative, infinite or NaN one")
     peak = p.amax(-1, keepdim=True)
@@ -122,14 +124,14 @@ def _normalised(p: Tensor, name: str) -> Tensor:
     return p / p.sum(-1, keepdim=True)
 
 
-def entropy(p: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
+def entropy(p: Tensor) -> Tensor:
     """Shannon entropy of discrete distributions, -sum_i p_i ln p_i.
 
     Args:
-        p: Weights >= 0 along the last axis, any scale (normalised inside).
+        p: Weights >= 0 along the last axis, (..., d), any scale (normalised inside) and real type.
 
     Returns:
-        Entropy in nats, float64, in [0, ln d].
+        Entropy in nats, (...), float64, in [0, ln d].
 
     Raises:
         InputError: A weight is negative or not finite, or a row has none.
@@ -143,26 +145,27 @@ def entropy(p: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
     return nats.clamp(0.0, math.log(p.shape[-1]))
 
 
-def kl_divergence(p: Float[Tensor, "*batch d"], q: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
+def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
     """Kullback-Leibler divergence of discrete distributions, KL(p || q) = sum_i p_i ln(p_i / q_i).
 
     Summed as q_i f_KL(p_i / q_i), whose terms are never negative, so that close distributions lose no digits.
 
     Args:
-        p: Weights >= 0 along the last axis, any scale (normalised inside).
+        p: Weights >= 0 along the last axis, (..., d), any scale (normalised inside) and real type.
         q: The same, same shape.
 
     Returns:
-        Divergence in nats, float64, >= 0; ``inf`` where p has weight and q has none.
+        Divergence in nats, (...), float64, >= 0; ``inf`` where p has weight and q has none.
 
     Raises:
-        InputError: A weight is negative or not finite, or a row has none.
+        InputError: The shapes differ, a weight is negative or not finite, or a row has none.
 
     Example:
         >>> round(float(kl_divergence(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0]))), 6)
         0.693147
     """
     p, q = _normalised(p, "p"), _normalised(q, "q")
+    require_same_shape(p, q, ("p", "q"))
     held = q > 0
     u = ((p - q) / torch.where(held, q, 1.0)).clamp(-1.0, 1e300)
     far = torch.xlogy(p, p) - torch.xlogy(p, q) - p + q  # where p / q is huge: q * f_KL without the product's underflow
@@ -170,7 +173,7 @@ def kl_divergence(p: Float[Tensor, "*batch d"], q: Float[Tensor, "*batch d"]) ->
     return torch.where(held, terms, torch.where(p > 0, math.inf, 0.0)).sum(-1)
 
 
-def jensen_shannon(log_p: Float[Tensor, "*batch d"], log_q: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
+def jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:
     r"""Jensen-Shannon divergence of two distributions given by their log-probabilities.
 
     JS(p || q) = KL(p || m) / 2 + KL(q || m) / 2 with m = (p + q) / 2. With h = (ln p - ln q) / 2 each feature adds
@@ -178,14 +181,14 @@ def jensen_shannon(log_p: Float[Tensor, "*batch d"], log_q: Float[Tensor, "*batc
     normalised in float64 first, so that the rounding of bfloat16 log-probabilities cannot leave [0, ln 2].
 
     Args:
-        log_p: Log-probabilities in nats, distributions along the last axis; ``-inf`` stands for zero.
+        log_p: Log-probabilities in nats, (..., d), distributions along the last axis; ``-inf`` stands for zero.
         log_q: The same, same shape.
 
     Returns:
-        Divergence in nats, float64, in [0, ln 2]; symmetric in its arguments, 0 for equal ones, never NaN.
+        Divergence in nats, (...), float64, in [0, ln 2]; symmetric in its arguments, 0 for equal ones, never NaN.
 
     Raises:
-        InputError: The last axis is empty, or a row holds NaN or ``+inf`` or no probability at all.
+        InputError: The shapes differ, the last axis is empty, or a row holds NaN or ``+inf`` or no probability at all.
 
     Example:
         >>> p = torch.tensor([[0.0, -torch.inf]])
@@ -196,6 +199,7 @@ def jensen_shannon(log_p: Float[Tensor, "*batch d"], log_q: Float[Tensor, "*batc
         Lin, Divergence measures based on the Shannon entropy, IEEE Trans. Inf. Theory 37 (1991).
     """
     lp, lq = _log_normalised(log_p, "log_p"), _log_normalised(log_q, "log_q")
+    require_same_shape(lp, lq, ("log_p", "log_q"))
     h = (0.5 * (lp - lq)).nan_to_num(0.0, 400.0, -400.0).abs_().clamp_(max=400.0)  # nan: neither has weight
     e = torch.exp(-2.0 * h)
     near = h * torch.tanh(h) - torch.log1p(torch.sinh(0.5 * h.clamp(max=1.0)).square_().mul_(2.0))
@@ -206,7 +210,7 @@ def jensen_shannon(log_p: Float[Tensor, "*batch d"], log_q: Float[Tensor, "*batc
 
 
 def _log_normalised(log_p: Tensor, name: str) -> Tensor:
-    log_p = torch.as_tensor(log_p).to(torch.float64)
+    log_p = real_tensor(log_p, name).to(torch.float64)
     if log_p.ndim == 0:
         raise InputError(f"{name} is a single number: pass log-probabilities along the last axis")
     total = torch.logsumexp(log_p, -1, keepdim=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from lorascope.core.errors import InputError
+from lorascope.information._extreme import integrate_extreme
+from lorascope.information._inputs import real_tensor
 from lorascope.information.divergences import LN2, kappa, kl_generator_into
 
 _CPU_BLOCK = 1 << 20  # bytes of one buffer: the working set stays in the cache
@@ -28,9 +30,10 @@ class MutualInformationBounds:
         mi: I(O; L) = KL(P_OL || P_O P_L), nats, plug-in.
         js: JS(P_OL || P_O P_L), nats, in [0, ln 2].
         lower: (2 / ln 2) js, nats: never above ``mi``.
-        upper: kappa(max_ratio) js, nats: never below ``mi``.
+        upper: kappa(max_ratio) js, nats: never below ``mi``; finite even where the ratio is too large for a float.
         paper: ln(2) js, nats: the bound printed as Theorem 3 of arXiv:2501.03152, which is none.
-        max_ratio: R, the largest P_OL / (P_O P_L) over all cells with P_O P_L > 0; dimensionless, at least 1.
+        max_ratio: R, the largest P_OL / (P_O P_L) over all cells with P_O P_L > 0; dimensionless, at least 1, ``inf``
+            above the largest float (1.8e308).
     """
 
     mi: float
@@ -72,7 +75,7 @@ def mutual_information_bounds(joint: JointLike) -> MutualInformationBounds:
     References:
         The proof is in docs/science/information.md; the claim it corrects is Theorem 3 of arXiv:2501.03152.
     """
-    return _bounds(*_integrate(_checked(joint)))
+    return _bounds(*_integrate(*_checked(joint)))
 
 
 def quick_mutual_information_bounds(joint: Tensor) -> MutualInformationBounds:
@@ -90,15 +93,16 @@ def quick_mutual_information_bounds(joint: Tensor) -> MutualInformationBounds:
     Raises:
         InputError: As `mutual_information_bounds`.
     """
-    matrix = _checked(joint)
-    quick = matrix.dtype == torch.float32 and matrix.numel() >= _LARGE
+    matrix, peak = _checked(joint)
+    quick = matrix.dtype == torch.float32 and matrix.numel() >= _LARGE and _scaled(matrix, peak) is matrix
     found = _integrate_blocks(matrix, torch.float32) if quick else None
-    return _bounds(*(found or _integrate(matrix)))
+    return _bounds(*(found or _integrate(matrix, peak)))
 
 
-def _bounds(mi: float, js: float, ratio: float) -> MutualInformationBounds:
+def _bounds(mi: float, js: float, ratio: float, log_ratio: float) -> MutualInformationBounds:
     ratio, js = max(ratio, 1.0), min(js, LN2)
-    upper = kappa(ratio) * js
+    # Beyond the floats kappa(r) = (ln r - 1) / (ln 2 / 2) to the last digit.
+    upper = (kappa(ratio) if ratio < math.inf else (log_ratio - 1.0) / (0.5 * LN2)) * js
     return MutualInformationBounds(mi, js, min(2.0 / LN2 * js, mi), max(upper, mi), LN2 * js, ratio)
 
 
@@ -121,34 +125,30 @@ def mutual_information(joint: JointLike) -> float:
     return mutual_information_bounds(joint).mi
 
 
-def _checked(joint: JointLike) -> Tensor:
-    if isinstance(joint, Tensor):
-        matrix = joint.detach()
-    else:
-        array = np.asarray(joint)
-        if array.dtype.kind not in "biuf":
-            raise InputError(f"joint has entries of type '{array.dtype}': pass real numbers")
-        if array.dtype not in (np.float32, np.float64):
-            array = array.astype(np.float64)
-        matrix = torch.from_numpy(np.require(array, requirements=["C", "W"]))
-    if matrix.dtype.is_complex:
-        raise InputError(f"joint has entries of type '{matrix.dtype}': pass real numbers")
+def _checked(joint: JointLike) -> tuple[Tensor, float]:
+    """The joint as a float matrix, and its largest entry."""
+    matrix = real_tensor(joint, "joint").detach()
     if matrix.ndim != 2 or matrix.numel() == 0:
         raise InputError(f"joint has shape {tuple(matrix.shape)}: pass a non-empty matrix, one row a value of O")
     if matrix.dtype not in (torch.float32, torch.float64):
         matrix = matrix.to(torch.float64)
     low, high = (float(x) for x in torch.aminmax(matrix))
-    if not (np.isfinite(low) and np.isfinite(high)):
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise InputError("joint has a NaN or infinite entry: pass finite probabilities or counts")
     if low < 0:
         raise InputError(f"joint has a negative entry ({low:g}): pass probabilities or counts >= 0")
     if high == 0:
         raise InputError("joint is all zero: pass at least one positive probability or count")
-    exponent = int(np.frexp(high)[1])
-    if abs(exponent) > 60:  # an exact power of two, in two steps because 2**1074 is not a float
-        half = -exponent // 2
-        matrix = matrix.to(torch.float64) * 2.0**half * 2.0 ** (-exponent - half)
-    return matrix
+    return matrix, high
+
+
+def _scaled(matrix: Tensor, peak: float) -> Tensor:
+    """The matrix, times a power of two where its sums might leave the floats."""
+    exponent = math.frexp(peak)[1]
+    if abs(exponent) <= 60:
+        return matrix
+    half = -exponent // 2  # in two steps, because 2**1074 is not a float
+    return matrix.to(torch.float64) * 2.0**half * 2.0 ** (-exponent - half)
 
 
 def _blocks(matrix: Tensor, dtype: torch.dtype) -> list[slice]:
@@ -157,26 +157,27 @@ def _blocks(matrix: Tensor, dtype: torch.dtype) -> list[slice]:
     return [slice(start, start + rows) for start in range(0, matrix.shape[0], rows)]
 
 
-def _integrate(matrix: Tensor) -> tuple[float, float, float]:
-    """I, JS and max r of a checked matrix, before any clamping."""
-    found = _integrate_blocks(matrix, torch.float64)
-    assert found is not None  # float64 never gives up
-    return found
+def _integrate(matrix: Tensor, peak: float) -> tuple[float, float, float, float]:
+    """I, JS, max r and ln max r of a checked matrix, before any clamping."""
+    scaled = _scaled(matrix, peak)
+    whole = scaled is matrix or int(torch.count_nonzero(scaled)) == int(torch.count_nonzero(matrix))
+    found = _integrate_blocks(scaled, torch.float64) if whole else None
+    return found or integrate_extreme(matrix.to("cpu", torch.float64).numpy())
 
 
-def _integrate_blocks(matrix: Tensor, dtype: torch.dtype) -> tuple[float, float, float] | None:
-    """I, JS and max r with the logarithms of that type; None where float32 is too coarse.
+def _integrate_blocks(matrix: Tensor, dtype: torch.dtype) -> tuple[float, float, float, float] | None:
+    """I, JS, max r and ln max r with the logarithms of that type; None where the type is too coarse.
 
-    That is where a block is near independence, or some marginal is so small that ratios leave the range of the type.
+    That is where a marginal is so small that ratios leave its range, and for float32 where a block is near independence.
     """
     blocks = _blocks(matrix, dtype)
     p_o = torch.cat([matrix[rows].sum(1, dtype=dtype) for rows in blocks]).double()
     p_l = torch.stack([matrix[rows].sum(0, dtype=dtype) for rows in blocks]).double().sum(0)
     total = float(p_o.sum())
-    # Keeps r finite; empty rows and columns get r = 0 and weight 0.
     floor = total * (2.0**-900 if dtype == torch.float64 else 2.0**-60)
-    if dtype == torch.float32 and any(bool(((p > 0) & (p < floor)).any()) for p in (p_o, p_l)):
+    if any(bool(((p > 0) & (p < floor)).any()) for p in (p_o, p_l)):
         return None
+    # The floor now only stands for empty rows and columns, which get r = 0 and weight 0.
     weight_o, weight_l = p_o / total, p_l / total
     divide_o, divide_l = p_o.clamp(min=floor)[:, None], (p_l.clamp(min=floor) / total)[None, :]
     mi, js, ratio = 0.0, 0.0, 0.0
@@ -198,7 +199,7 @@ def _integrate_blocks(matrix: Tensor, dtype: torch.dtype) -> tuple[float, float,
         half = _weighted(w, kl_generator_into(u, g, work[2:], near_one=near_one), mass_l)
         mi += block_mi
         js += 0.5 * block_mi - half
-    return max(mi, 0.0), max(js, 0.0), ratio
+    return max(mi, 0.0), max(js, 0.0), ratio, math.log(ratio)
 
 
 def _weighted(rows: Tensor, values: Tensor, columns: Tensor) -> float:

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from lorascope.report.findings import Finding
+from lorascope.report.page import Section, Table, render_page, write_page
 from lorascope.report.summary import Summary, summarise
 from lorascope.report.write import render_report, write_report
 
-__all__ = ["Finding", "Summary", "render_report", "summarise", "write_report"]
+__all__ = [
+    "Finding",
+    "Section",
+    "Summary",
+    "Table",
+    "render_page",
+    "render_report",
+    "summarise",
+    "write_page",
+    "write_report",
+]

@@ -74,7 +74,8 @@ def charts(records: Sequence[AdapterMeasurement]) -> tuple[Chart, ...]:
     return tuple(chart for make in makers if (chart := make(records)) is not None)
 
 
-def _entry(figure: go.Figure, caption: str) -> dict[str, Any]:
+def entry(figure: go.Figure, caption: str) -> dict[str, Any]:
+    """A figure as the page's script reads it, with its summary in words."""
     made = figure.to_plotly_json()
     return {"data": _short(plain(made["data"])), "layout": plain(made["layout"]), "caption": caption}
 
@@ -113,7 +114,7 @@ def _layers(records: Sequence[AdapterMeasurement]) -> Chart | None:
                     caption += " Colours are on a logarithmic scale."
                 if max(count for row in info.components for count in row) > 1:
                     caption += " Components of one layer and projection are averaged."
-                figures[f"{index}|{metric}"] = _entry(plot_layer_heatmap(info), caption)
+                figures[f"{index}|{metric}"] = entry(plot_layer_heatmap(info), caption)
                 seen[index] = None
     if not figures:
         return None
@@ -167,7 +168,7 @@ def _rank(records: Sequence[AdapterMeasurement]) -> Chart | None:
         )
         if metric != "accuracy" and any(value is not None for line in info.series for value in line.accuracy):
             caption += " Below it, accuracy with one standard error."
-        figures[metric] = _entry(plot_metric_against_rank(info), caption)
+        figures[metric] = entry(plot_metric_against_rank(info), caption)
     if not figures:
         return None
     intro = "A metric against the rank, with the accuracy of the same adapters. Ranks are spaced evenly."
@@ -194,4 +195,4 @@ def _losses(records: Sequence[AdapterMeasurement]) -> Chart | None:
         f"Training loss: {listing(parts)}." if len(parts) <= 6 else f"Training loss of {plural(len(parts), 'run')}."
     )
     intro = "The loss on the training rows, as the trainer logged it."
-    return Chart("loss", "While training", intro, (), {"": _entry(plot_loss_curves(info), caption)})
+    return Chart("loss", "While training", intro, (), {"": entry(plot_loss_curves(info), caption)})

@@ -21,7 +21,8 @@ DEFAULT_TITLE = "What the adapters learned"
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """The templates, with everything that is put into them escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lorascope.report", "templates"),
         autoescape=True,
@@ -53,7 +54,7 @@ def render_report(records: Sequence[AdapterMeasurement], *, title: str = DEFAULT
         "provenance": facts_of(records, "provenance"),
         "plotly": get_plotlyjs() if drawn else "",
     }
-    return _environment().get_template("report.html.j2").render(values)
+    return environment().get_template("report.html.j2").render(values)
 
 
 def write_report(records: Sequence[AdapterMeasurement], path: str | Path, *, title: str = DEFAULT_TITLE) -> Path:

@@ -14,6 +14,7 @@ from transformers.image_utils import load_image
 
 from lorascope.core.errors import DataError, InputError
 from lorascope.core.files import sha256_of
+from lorascope.core.optional import require
 from lorascope.tasks.classification import (
     EncodedRows,
     LabelledImage,
@@ -163,6 +164,7 @@ class _Images(Dataset[dict[str, Any]]):
     def __init__(
         self, rows: Sequence[LabelledImage], labels: Sequence[int], processor: Any, channels: int, dtype: torch.dtype
     ) -> None:
+        self._pillow = require("PIL.Image", install="pillow", purpose="reading images")
         self._rows, self._labels = rows, labels
         self._processor, self._channels, self._dtype = processor, channels, dtype
 
@@ -172,7 +174,8 @@ class _Images(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self._rows[index]
         try:
-            image = load_image(str(row.path))  # turned upright, in RGB
+            with row.path.open("rb") as file:
+                image = load_image(self._pillow.open(file))  # turned upright, in RGB
             image = image.convert("L") if self._channels == 1 else image
             pixels = self._processor(images=[image], return_tensors="pt")["pixel_values"][0].to(self._dtype)
         except Exception as error:

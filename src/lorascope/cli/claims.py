@@ -34,7 +34,7 @@ def claims_command(
     out: Annotated[Path | None, typer.Option(help="Folder for claims.json and claims.html.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the ledger as JSON and nothing else.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Tell every claim of a sweep in words.")] = False,
-    n_boot: Annotated[int, typer.Option(min=100, help="Resamples of each bootstrap interval.")] = 10_000,
+    n_boot: Annotated[int, typer.Option(min=1000, help="Resamples of each bootstrap interval.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the resampling.")] = 0,
 ) -> None:
     """Test the claims of the MIUB paper: on the tables it prints, or on your own runs.
@@ -95,7 +95,7 @@ def make_ledger(source: str, *, n_boot: int, seed: int) -> dict[str, Any]:
         table = read_table(source)
         claims = claims_sweep(table, n_boot=n_boot, seed=seed)
         try:
-            ranked = rank_metrics(table, n_boot=max(100, n_boot // 5), seed=seed)
+            ranked = rank_metrics(table, n_boot=n_boot // 5, seed=seed)
             watch = which_to_watch(ranked)
         except InputError as reason:
             watch = f"Metrics cannot be ranked: {reason}."

@@ -161,7 +161,7 @@ def as_text(value: Any) -> str:
 
 
 def _missing(value: Any) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value))
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
 
 
 def level_of(axis: str, value: Any) -> float:

@@ -39,8 +39,11 @@ def claims_paper(*, n_boot: int = 10_000, seed: int = 0) -> list[Claim]:
     Returns:
         One `Claim` each, in the order of the paper's argument. The rules stand in docs/science/claims.md.
 
+    Raises:
+        InputError: ``n_boot`` is below 1000.
+
     Example:
-        >>> found = {claim.key: claim for claim in claims_paper(n_boot=200)}
+        >>> found = {claim.key: claim for claim in claims_paper(n_boot=1000)}
         >>> found["falls_rank"].details["falls"], round(found["follows_rank"].value, 2)
         (6, -0.01)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lorascope.core.errors import InputError
 from lorascope.scaling.claims import Claim, Verdict, undecided, verdict_of
 from lorascope.scaling.claims_cells import Curve, Units
 from lorascope.scaling.claims_statistics import (
@@ -54,10 +55,19 @@ class Bootstrap:
     Attributes:
         n_boot: Resamples.
         seed: Of the resampling.
+
+    Raises:
+        InputError: There are fewer than 1000 resamples.
     """
 
     n_boot: int = 10_000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.n_boot < 1000:
+            raise InputError(
+                f"n_boot={self.n_boot}: give at least 1000 resamples, the intervals use the outer one per cent"
+            )
 
     def mean(self, values: Sequence[float]) -> tuple[float, float]:
         """The interval of a mean."""
@@ -235,7 +245,7 @@ def in_order(key: str, quantity: Quantity, sets: Sequence[Sequence[float]], orde
         reason = f"{n} {units} have all of {', '.join(order)}, and {needed} are needed"
         return undecided(key, statement, quantity.name, reason, statistic=statistic, n=n, needed=needed)
     hits = sum(moves_steadily(values, falls=True) is True for values in complete)
-    taus = [following(range(len(order)), values) for values in complete]
+    taus = [following([float(place) for place in range(len(order))], values) for values in complete]
     low, high = share_interval(hits, n)
     verdict: Verdict = verdict_of(low, high, chance)
     if verdict == "supported" and hits <= n / 2:

@@ -69,7 +69,7 @@ def claims_sweep(
         One `Claim` for each claim and quantity. The rules stand in docs/science/claims.md.
 
     Raises:
-        InputError: The table has no finished run, or none of the axes R, N, D and length, or ``n_boot`` is below 100.
+        InputError: The table has no finished run, or none of the axes R, N, D and length, or ``n_boot`` is below 1000.
 
     Example:
         >>> runs = [{"R": r, "seed": s, "miub_js": r + s / 9} for r in (4, 16, 64) for s in range(3)]
@@ -79,15 +79,13 @@ def claims_sweep(
     References:
         arXiv 2501.03152.
     """
-    if n_boot < 100:
-        raise InputError(f"n_boot={n_boot}: give at least 100 resamples")
+    boot = Bootstrap(n_boot, seed)
     rows = with_bounds(finished(table))
     if not any(column in rows for column in LEDGER_AXES.values()):
         raise InputError(
             f"the table has none of the columns {', '.join(LEDGER_AXES.values())}: give at least one of them"
         )
     units = {axis: make_units(axis, curves_of(rows, axis, _METRICS), origin_of(rows)) for axis in LEDGER_AXES}
-    boot = Bootstrap(n_boot, seed)
     claims: list[Claim] = []
     for axis in LEDGER_AXES:
         claims += [steady(f"falls_{axis}", units[axis], quantity) for quantity in QUANTITIES]

@@ -119,8 +119,8 @@ def random_joints(count: int = 1000, seed: int = 0) -> tuple[list[float], list[f
         ratio = joint / product
         mi = float((product * _f_kl(ratio)).sum())
         js = float((product * _f_js(ratio)).sum())
-        largest = ratio.max()
-        kappa = float(_f_kl(largest) / _f_js(largest)) if largest - 1 > 1e-4 else 4.0
+        largest = np.asarray(ratio.max())
+        kappa = float((_f_kl(largest) / _f_js(largest)).item()) if largest.item() - 1 > 1e-4 else 4.0
         for values, value in zip(found, (mi, js, LOWEST_RATIO * js, kappa * js), strict=True):
             values.append(value)
     return found

@@ -171,14 +171,16 @@ def which_to_watch(ranked: Sequence[MetricRank]) -> str:
     if not ranked:
         return "No metric varies among the runs: nothing to watch."
     first = ranked[0]
-    head = f"{first.label} follows accuracy best (tau {first.tau:+.2f}"
     if not math.isfinite(first.low):
-        return f"Too few runs to say: {head}), but {FEWEST} different settings are needed."
-    head += f", 95 % interval {first.low:+.2f} to {first.high:+.2f})"
+        best = f"{first.label} follows accuracy best (tau {first.tau:+.2f})"
+        return f"Too few runs to say: {best}, but {FEWEST} different settings are needed."
+    head = f"tau {first.tau:+.2f} with accuracy, 95 % interval {first.low:+.2f} to {first.high:+.2f}"
     if first.low <= 0:
-        return f"Watch accuracy itself: {head}, which is not beyond chance in these runs."
+        return (
+            f"Watch accuracy itself: {first.label} follows it best ({head}), which is not beyond chance in these runs."
+        )
     close = [other.label for other in ranked[1:] if not other.behind_low > 0]
-    text = f"Watch {first.label}: {head}; {'lower' if first.better == 'lower' else 'higher'} goes with more accuracy."
+    text = f"Watch {first.label} ({head}): {first.better} goes with more accuracy."
     if first.chosen:
         text += " Its direction was taken from these runs, and may be another on other tasks."
     if close:

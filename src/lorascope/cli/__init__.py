@@ -10,9 +10,11 @@ from typing import cast
 
 import typer
 
+from lorascope.cli.claims import claims_command
 from lorascope.cli.measure import measure_command
 from lorascope.cli.quickstart import quickstart_command
 from lorascope.cli.report import report_command
+from lorascope.cli.sweep import sweep_command
 from lorascope.cli.train import train_command
 from lorascope.core.errors import LorascopeError
 
@@ -45,6 +47,8 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
 app.command("quickstart")(_stoppable(quickstart_command))
 app.command("train")(_stoppable(train_command))
 app.command("measure")(_stoppable(measure_command))
+app.command("sweep")(_stoppable(sweep_command))
+app.command("claims")(_stoppable(claims_command))
 app.command("report")(_stoppable(report_command))
 
 

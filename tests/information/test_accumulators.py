@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from typing import Any
@@ -18,6 +19,7 @@ from lorascope.information import (
     MeanAccumulator,
     MomentAccumulator,
     RatioAccumulator,
+    linear_cka,
     mutual_information,
     mutual_information_bounds,
 )
@@ -40,6 +42,16 @@ def feed(accumulator: Accumulator, o: torch.Tensor, l: torch.Tensor) -> None:  #
         accumulator.update((l - o).square(), o.square())
     elif isinstance(accumulator, MeanAccumulator):
         accumulator.update(l[:, 0], o[:, 0].abs())
+
+
+def agree(accumulators: list[Accumulator]) -> None:
+    """What `MomentAccumulator.agree` does in processes: each hands in its totals, and all get the sum."""
+    moments = [accumulator for accumulator in accumulators if isinstance(accumulator, MomentAccumulator)]
+    handed_in: list[torch.Tensor] = []
+    for accumulator in copy.deepcopy(moments):
+        accumulator.agree(handed_in.append)
+    for accumulator in moments:
+        accumulator.agree(lambda totals: totals.copy_(sum(handed_in)))
 
 
 def result(accumulator: Any) -> list[float]:
@@ -74,10 +86,11 @@ def test_merged_shards_equal_one_shot(kind: str, cuts: list[int], seed: int) -> 
     for start, stop in itertools.pairwise(edges):
         shards.append(MAKERS[kind]())
         feed(shards[-1], o[start:stop], l[start:stop])
-    summed = MAKERS[kind]()
+    first, *others = copy.deepcopy(shards)
+    agree(shards)
+    summed = shards[0] if isinstance(shards[0], MomentAccumulator) else MAKERS[kind]()
     for tensors in zip(summed.tensors(), *(shard.tensors() for shard in shards), strict=True):
         tensors[0].copy_(sum(tensors[1:]))  # what an all-reduce does
-    first, *others = shards
     for shard in others:
         first.merge(shard)
     tolerance = 2e-6 if kind in ("joint", "lumped") else 1e-10  # float32 sums
@@ -112,6 +125,36 @@ def test_states_that_do_not_fit_are_refused() -> None:
         MomentAccumulator(10).merge(MomentAccumulator(10, project=3))
     # A seed that is not used makes no difference.
     JointAccumulator(10, 10, seed=1).merge(JointAccumulator(10, 10, seed=2))
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e3, 1e6, 1e9])
+def test_moments_far_from_zero_keep_their_digits(mean: float) -> None:
+    """Features of mean 1e6 and deviation 1, in uneven batches, in two processes one of which starts late."""
+    g = torch.Generator().manual_seed(0)
+    o = torch.randn(400, 6, generator=g, dtype=torch.float64)
+    l = o + 0.3 * torch.randn(400, 6, generator=g, dtype=torch.float64)  # noqa: E741
+    near = MomentAccumulator(6)
+    near.update(o, l)
+    o, l = o + mean, l - 2 * mean  # noqa: E741
+    lost = 1e-12 + 1e-15 * mean  # of the data itself, by rounding at that mean
+    batches = list(zip(o.split([1, 7, 200, 192]), l.split([1, 7, 200, 192]), strict=True))
+    whole, halves = MomentAccumulator(6), [MomentAccumulator(6), MomentAccumulator(6)]
+    for index, (a, b) in enumerate(batches):
+        whole.update(a, b)
+        halves[index % 2].update(a, b)
+    late = MomentAccumulator(6)
+    merged = copy.deepcopy(halves[1])
+    merged.merge(halves[0])
+    merged.merge(late)
+    late.merge(merged)
+    agree([*halves, MomentAccumulator(6)])
+    for mine, theirs in zip(halves[0].tensors(), halves[1].tensors(), strict=True):
+        mine += theirs
+    for moments in (whole, merged, late, halves[0]):
+        assert moments.cka() == pytest.approx(near.cka(), rel=lost)
+        assert moments.cka() == pytest.approx(linear_cka(o, l), rel=lost)
+        assert moments.gaussian() == pytest.approx(near.gaussian(), rel=lost)
+        torch.testing.assert_close(moments.compute().cov_ol, near.compute().cov_ol, rtol=lost, atol=lost)
 
 
 def test_joint_is_the_mean_of_outer_products() -> None:
@@ -175,6 +218,8 @@ def test_mean_weights_and_refusals() -> None:
     mean.update(torch.tensor([1.0, 5.0, math.nan]), torch.tensor([True, True, False]))
     mean.update(torch.tensor([2.0], dtype=torch.bfloat16), torch.tensor([2.0]))
     assert mean.compute() == 2.5 and mean.sum() == 10.0
+    with pytest.raises(InputError, match=r"values has shape \(2,\) and weights \(1,\)"):
+        mean.update(torch.ones(2), torch.ones(1))
     empty = MeanAccumulator()
     empty.update(torch.ones(2), torch.zeros(2))
     with pytest.raises(InputError, match="no token"):
@@ -193,8 +238,12 @@ def test_mean_sums_in_float64() -> None:
 
 def test_ratio_refusals() -> None:
     ratio = RatioAccumulator()
-    with pytest.raises(InputError, match="frozen output is zero"):
+    with pytest.raises(InputError, match=r"frozen output is zero .* so is the update \(0 / 0\)"):
         ratio.compute()
+    endless = RatioAccumulator()
+    endless.update(torch.tensor([1.0]), torch.tensor([0.0]))
+    with pytest.raises(InputError, match=r"frozen output is zero .* the update is not"):
+        endless.compute()
     ratio.update(torch.tensor([0.0]), torch.tensor([4.0]))
     assert ratio.compute() == 0.0
     ratio.update(torch.tensor([math.inf]), torch.tensor([4.0]))

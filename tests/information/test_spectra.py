@@ -120,3 +120,8 @@ def test_cka_limits() -> None:
             linear_cka(normal(0, 5, width), bad)
     with pytest.raises(InputError, match="no samples"):
         linear_cka(torch.ones(0, 2), torch.ones(0, 2))
+
+
+def test_cka_of_different_samples_is_refused() -> None:
+    with pytest.raises(InputError, match="features of 5 and of 4 samples"):
+        linear_cka(torch.ones(5, 2), torch.ones(4, 2))

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 import lorascope
 from lorascope.core import InputError, ModelError
+from lorascope.core.metrics import METRICS
 from lorascope.measuring import measure
 from lorascope.measuring.selection import select_tokens
 from lorascope.results import AdapterMeasurement
@@ -285,3 +286,19 @@ def test_broken_logits_are_refused() -> None:
         model.base_model.model.lm_head.weight[0] = math.nan
     with pytest.raises(ModelError, match="NaN"):
         measure(model, [batch_for("llama")], progress=False)
+
+
+def test_a_silent_layer_has_no_size_of_update_and_the_result_says_so() -> None:
+    model = adapted("llama")
+    silent, name = model.base_model.model.model.layers[0].mlp.down_proj, "model.layers.0.mlp.down_proj"
+    with torch.no_grad():
+        silent.base_layer.weight.zero_()
+        silent.lora_B["default"].weight.zero_()
+    result = measure(model, [batch_for("llama")], progress=False)
+    said = [line for line in result.warnings if name in line]
+    assert len(said) == 1 and "update_ratio is not defined" in said[0] and "0 / 0" in said[0]
+    ratios = [layer.get("update_ratio") for layer in result.layers]
+    defined = [ratio for ratio in ratios if ratio is not None]
+    assert ratios.count(None) == 1 and next(x for x in result.layers if x["name"] == name).get("update_ratio") is None
+    mean = sum(defined) / len(defined) if METRICS["update_ratio"].reduce == "mean" else sum(defined)
+    assert result.totals["update_ratio"] == pytest.approx(mean)

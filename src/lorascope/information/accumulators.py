@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lorascope.core.errors import InputError
 from lorascope.core.seeds import derive_seed
+from lorascope.information._inputs import require_same_shape
 from lorascope.information.joint import MutualInformationBounds, quick_mutual_information_bounds
 
 Device = torch.device | str | None
@@ -18,10 +19,12 @@ Device = torch.device | str | None
 class Accumulator:
     """State that is a handful of sums, so that merging is addition.
 
-    Sub-classes name their tensors in ``_sums``; two accumulators fit together when their ``_settings`` are equal.
+    Sub-classes name their tensors in ``_sums``, and in ``_fixed`` those that say what the sums are taken around; two
+    accumulators fit together when their ``_settings`` are equal.
     """
 
     _sums: tuple[str, ...] = ()
+    _fixed: tuple[str, ...] = ()
 
     def _settings(self) -> list[int]:
         """Everything but the sums that decides what the sums mean."""
@@ -47,7 +50,7 @@ class Accumulator:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state for a checkpoint (not copied)."""
-        state = {name: getattr(self, name) for name in self._sums}
+        state = {name: getattr(self, name) for name in (*self._sums, *self._fixed)}
         return state | {"settings": torch.tensor(self._settings(), dtype=torch.int64)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -56,13 +59,13 @@ class Accumulator:
         Raises:
             InputError: The state has other entries, sizes or settings.
         """
-        if set(state) != {*self._sums, "settings"} or state["settings"].tolist() != self._settings():
+        if set(state) != {*self._sums, *self._fixed, "settings"} or state["settings"].tolist() != self._settings():
             found = state["settings"].tolist() if "settings" in state else sorted(state)
             raise InputError(
                 f"state of {type(self).__name__} does not fit: it has {found}, this one has {self._settings()}; "
                 "build it with the same arguments"
             )
-        for name in self._sums:
+        for name in (*self._sums, *self._fixed):
             getattr(self, name).copy_(state[name])
 
 
@@ -91,7 +94,12 @@ class MeanAccumulator(Accumulator):
         Args:
             values: The values; those of weight 0 are ignored, even NaN.
             weights: Weights >= 0 (booleans and integers too), one a value; 1 each when not given.
+
+        Raises:
+            InputError: There are not as many weights as values.
         """
+        if weights is not None:
+            require_same_shape(values, weights, ("values", "weights"))
         x = values.detach().to(self.total.device, torch.float64)
         if weights is None:
             self.total += x.sum()
@@ -143,14 +151,18 @@ class RatioAccumulator(Accumulator):
         self.base += base_sq.detach().to(self.base.device).sum(dtype=torch.float64)
 
     def compute(self) -> float:
-        """The ratio, dimensionless; 0 when there was no update.
+        """The ratio, dimensionless; 0 when there was no update of a base that is not zero.
 
         Raises:
-            InputError: The base is zero and the update is not, nothing was added, or a norm was NaN or infinite.
+            InputError: The base is zero: without an update 0 / 0, which is no number (a layer that is silent with and
+                without its adapter has no size of update), with one infinite. Or a norm was NaN or infinite.
         """
         delta, base = _finite(float(self.delta), "the update"), _finite(float(self.base), "the base")
         if not base > 0:
-            raise InputError("update ratio without a base: the frozen output is zero on every token that counts")
+            also = "so is the update (0 / 0)" if delta == 0 else "the update is not (x / 0)"
+            raise InputError(
+                f"update_ratio is not defined: the frozen output is zero on every token that counts, and {also}"
+            )
         return math.sqrt(delta / base)
 
 

@@ -39,7 +39,7 @@ def linear_cka_from_moments(
     return min(cross / norm_o * (cross / norm_l), 1.0)
 
 
-def linear_cka(x: Float[Tensor, "n d"], y: Float[Tensor, "n k"]) -> float:
+def linear_cka(x: Float[Tensor, "n d"], y: Float[Tensor, "m k"]) -> float:
     """Linear CKA of two sets of features of the same samples; see `linear_cka_from_moments`.
 
     Args:
@@ -50,13 +50,15 @@ def linear_cka(x: Float[Tensor, "n d"], y: Float[Tensor, "n k"]) -> float:
         A number in [0, 1], dimensionless.
 
     Raises:
-        InputError: A feature is NaN or infinite, or there is no sample.
+        InputError: A feature is NaN or infinite, there is no sample, or x and y have different numbers of samples.
 
     Example:
         >>> x = torch.tensor([[0.0, 1.0], [1.0, 0.0], [2.0, 5.0]])
         >>> round(linear_cka(x, 3.0 * x + 1.0), 6)
         1.0
     """
+    if x.shape[0] != y.shape[0]:
+        raise InputError(f"features of {x.shape[0]} and of {y.shape[0]} samples: CKA compares the same samples")
     if x.shape[0] == 0:
         raise InputError("CKA of no samples: pass at least one row")
     x, y = (z.to(torch.float64) - z.to(torch.float64).mean(0) for z in (x, y))

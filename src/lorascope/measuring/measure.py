@@ -244,6 +244,8 @@ def _run(
     if world > 1:
         for state in states.values():
             state.ensure(state.component.d_out)
+            if state.moments is not None:
+                state.moments.agree(torch.distributed.all_reduce)
         for tensor in itertools.chain([seen], losses.tensors(), *(state.tensors() for state in states.values())):
             torch.distributed.all_reduce(tensor)
     if not seen[0]:

@@ -9,13 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lorascope.adapters import attach_adapter
+    from lorascope.adapters import attach_adapter, share_layers
     from lorascope.core.errors import LorascopeError
-    from lorascope.measuring import measure
+    from lorascope.measuring import load_model_and_tokenizer, measure
     from lorascope.report import write_report
     from lorascope.results import AdapterMeasurement, RunRecord, RunStore
     from lorascope.tasks import evaluate_task, load_task
-    from lorascope.tasks.embedded import load_model_and_tokenizer
     from lorascope.training import InformationCallback, RunSpec, run
 
 __version__ = "0.1.0"
@@ -29,10 +28,11 @@ _HOMES = {
     "RunStore": "lorascope.results",
     "attach_adapter": "lorascope.adapters",
     "evaluate_task": "lorascope.tasks",
-    "load_model_and_tokenizer": "lorascope.tasks.embedded",
+    "load_model_and_tokenizer": "lorascope.measuring",
     "load_task": "lorascope.tasks",
     "measure": "lorascope.measuring",
     "run": "lorascope.training",
+    "share_layers": "lorascope.adapters",
     "write_report": "lorascope.report",
 }
 
@@ -49,6 +49,7 @@ __all__ = [
     "load_task",
     "measure",
     "run",
+    "share_layers",
     "write_report",
 ]
 

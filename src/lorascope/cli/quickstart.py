@@ -46,9 +46,9 @@ def quickstart_command(
     from rich.console import Console
 
     from lorascope.cli._console import comparison, say_warnings
+    from lorascope.measuring import load_model_and_tokenizer
     from lorascope.report import write_report
     from lorascope.results import RunRecord, RunStore
-    from lorascope.tasks.embedded import load_model_and_tokenizer
     from lorascope.training import RunSpec, run
 
     console = Console()

@@ -132,6 +132,8 @@ def test_a_text_classifier_with_names_for_its_classes(
     code, printed, _ = run(adapter, "--task", rows, "--json", "--limit", 4, "--score-limit", 2)
     values = json.loads(printed)
     assert (values["counts"]["samples"], values["counts"]["questions"]) == (4, 2)
+    values = json.loads(run(adapter, "--task", rows, "--json", "--no-score", "--limit", 4)[1])
+    assert values["counts"]["questions"] == 4 and 0 <= values["totals"]["accuracy"] <= 1
 
 
 def test_a_decoder_with_a_head_takes_its_classes_from_the_adapter(tmp_path: Path, run: Run) -> None:
@@ -346,6 +348,7 @@ def test_foreign_heads_and_other_problems_are_refused(
     save_file({names[k]: v for k, v in weights.items()}, foreign / "adapter_model.safetensors")
     code, _, said = run(foreign, "--task", rows)
     assert code == 2 and said_once(said)
+    assert "brings weights for 'score.bias', 'score.weight', which this base model does not have" in said
     for problem in ("regression", "multi_label_classification"):
         other = save_bert(tmp_path / problem, problem_type=problem)
         code, _, said = run(adapter, "--task", rows, "--model", other)

@@ -137,6 +137,8 @@ def measure_command(
         result.totals.update(scored.metrics)
         result.counts["questions"] = scored.counts["samples"]
         result.settings["evaluation"] = {**scored.settings, "errors": scored.errors}
+    elif "accuracy" in result.totals:
+        result.counts["questions"] = result.counts["samples"]  # of a classifier, from the pass that measures
     if lm_eval:
         from lorascope.tasks import lm_eval_scores
 

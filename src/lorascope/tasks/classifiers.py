@@ -69,8 +69,8 @@ class Classes:
             return label
         if label not in self.names:
             shown = ", ".join(f"'{name}'" for name in list(self.names)[:8]) + (", ..." if len(self.names) > 8 else "")
-            known = f"one of {shown}" if self.named else "its index, since the model's configuration names no classes,"
-            raise DataError(f"{where}: label '{label}' is no class of the model: give {known} or 0 to {self.count - 1}")
+            known = f"one of {shown}, or" if self.named else "its index, since the configuration names no classes:"
+            raise DataError(f"{where}: label '{label}' is no class of the model: give {known} 0 to {self.count - 1}")
         return self.names[label]
 
 

@@ -94,19 +94,18 @@ def check_saved_modules(adapter: str, saved: Collection[str], trained: Sequence[
         AdapterError: Weights are missing, or belong to a module that this base model does not have.
     """
     known = {name for name, _ in model.named_parameters()}
-    for module in trained:
-        part = re.compile(rf"(^|\.){re.escape(module)}\.(?!.*lora_)")
-        needed = {name for name in known if part.search(name)}
-        brought = {name for name in saved if part.search(name)}
-        if missing := needed - set(saved):
+    parts = {module: re.compile(rf"(^|\.){re.escape(module)}\.(?!.*lora_)") for module in trained}
+    foreign = {name for part in parts.values() for name in saved if part.search(name)} - known
+    if foreign:
+        raise AdapterError(
+            f"adapter '{adapter}' brings weights for {_some(foreign)}, which this base model does not have: pass the one "
+            "it was trained on with --model"
+        )
+    for module, part in parts.items():
+        if missing := {name for name in known if part.search(name)} - set(saved):
             raise AdapterError(
                 f"adapter '{adapter}' says that '{module}' was trained whole (modules_to_save), but its file has no "
                 f"weights for {_some(missing)}: it was not saved completely"
-            )
-        if foreign := brought - known:
-            raise AdapterError(
-                f"adapter '{adapter}' brings weights for {_some(foreign)}, which this base model does not have: pass "
-                "the one it was trained on with --model"
             )
 
 

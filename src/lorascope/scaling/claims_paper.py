@@ -14,12 +14,11 @@ from lorascope.scaling.claims_rules import (
     Quantity,
     follows,
     follows_better,
-    in_order,
     law_better,
     less_spread,
-    stays_close,
     steady,
 )
+from lorascope.scaling.claims_sets import in_order, stays_close
 from lorascope.scaling.claims_theorem import LN2, printed_bound, random_joints, valid_bounds
 from lorascope.scaling.paper import paper_averages, paper_mutual_information, paper_prompts, paper_table
 

@@ -30,13 +30,12 @@ from lorascope.scaling.claims_rules import (
     Quantity,
     follows,
     follows_better,
-    in_order,
     law_better,
     less_noise,
     less_spread,
-    stays_close,
     steady,
 )
+from lorascope.scaling.claims_sets import in_order, stays_close
 from lorascope.scaling.claims_theorem import printed_bound, valid_bounds
 
 QUANTITIES = (

@@ -26,11 +26,13 @@ class Table:
         caption: What it shows.
         columns: Heads, the first one for the row's name.
         rows: Cells as text, as many as columns in each.
+        words: The cells are sentences, which wrap, rather than numbers.
     """
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    words: bool = False
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame, caption: str, *, digits: int = 4) -> Table:

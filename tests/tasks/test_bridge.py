@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import lm_eval.tasks
@@ -15,8 +16,9 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from lorascope.core.errors import InputError, ModelError
+from lorascope.core.errors import InputError, MissingDependencyError, ModelError
 from lorascope.tasks import Task, evaluate_task, lm_eval_scores, load_task, task_to_lm_eval
+from lorascope.tasks.bridge import require_lm_eval_tasks
 from lorascope.tasks.hub import HUB_TASKS, convert_rows
 from tests.tasks.conftest import QUESTIONS, make_tokenizer
 
@@ -164,3 +166,28 @@ def test_clear_errors(make_model, tokenizer, write_rows, tmp_path):
         lm_eval_scores(make_model("gpt2"), tokenizer, ["lorascope_row"], include_path=tmp_path / "lm")
     with pytest.raises(ModelError, match="bos or eos"):
         lm_eval_scores(make_model("gpt2"), make_tokenizer(eos_token=None), ["x"], include_path=tmp_path / "lm")
+
+
+def test_names_are_checked_before_any_work(tmp_path, tokenizer, write_rows):
+    written = task_to_lm_eval(load_task(write_rows(test=QUESTIONS)), tmp_path / "lm")
+    require_lm_eval_tasks([written], include_path=tmp_path / "lm", tokenizer=tokenizer)
+    require_lm_eval_tasks(["piqa", "arc_easy", "mmlu"])
+    for names, message in (
+        (["piqa", "piqua"], "unknown lm-eval task 'piqua': did you mean 'piqa'"),
+        (["arc_nonsense"], "unknown lm-eval task 'arc_nonsense'.* arc_easy"),
+        (["piqa", ""], "unknown lm-eval task ''"),
+        ([], "no lm-eval task is named"),
+    ):
+        with pytest.raises(InputError, match=message) as error:
+            require_lm_eval_tasks(names)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 400
+    with pytest.raises(InputError, match="unknown lm-eval task 'piqa'"):
+        require_lm_eval_tasks(["piqa"], include_path=tmp_path / "lm")
+    with pytest.raises(ModelError, match="bos or eos"):
+        require_lm_eval_tasks(["piqa"], tokenizer=make_tokenizer(eos_token=None))
+
+
+def test_lm_eval_that_is_missing_is_said_at_once(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval.evaluator", None)
+    with pytest.raises(MissingDependencyError, match=r"lorascope\[eval\]"):
+        require_lm_eval_tasks(["piqa"])

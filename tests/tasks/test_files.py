@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import warnings
 
 import pandas as pd
@@ -64,6 +66,11 @@ def test_every_kind_from_jsonl_and_parquet(row, kind, expected, write_rows):
         ({**GOOD, "answer": 1.0}, r"'answer' is 1.0 \(float\)"),
         ({**GOOD, "answer": None}, r"'answer' is None \(null\)"),
         ({"text": "words"}, "a text row among multiple_choice rows"),
+        (
+            '{"question": "a", "question": "b", "choices": ["a", "b"], "answer": 0}',
+            "not a row .key 'question' stands twice",
+        ),
+        ('{"messages": [{"role": "user", "role": "assistant"}]}', "not a row .key 'role' stands twice"),
         (b'{"question": "caf\xe9"}', "not UTF-8 .byte 0xe9.: save the file with UTF-8 encoding"),
     ],
 )
@@ -118,6 +125,86 @@ def test_files_that_are_missing_empty_or_double(tmp_path, write_rows):
     (tmp_path / "rows.csv").write_text("a,b\n")
     with pytest.raises(DataError, match=r"rows\.csv' is not \.jsonl or \.parquet"):
         load_task(tmp_path / "rows.csv")
+
+
+def test_capitals_in_suffixes_and_names_make_no_difference(tmp_path):
+    for name in ("mine.JSONL", "mine.Jsonl"):
+        (tmp_path / name).write_text(json.dumps(GOOD) + "\n")
+        assert len(load_task(tmp_path / name).rows("all")) == 1
+    pd.DataFrame([GOOD, GOOD]).to_parquet(tmp_path / "mine.PARQUET")
+    assert len(load_task(tmp_path / "mine.PARQUET").rows("all")) == 2
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "train.JSONL").write_text(json.dumps(GOOD) + "\n")
+    pd.DataFrame([GOOD]).to_parquet(folder / "TEST.PARQUET")
+    assert set(load_task(folder).splits) == {"train", "test"}
+    (folder / "train.jsonl").write_text(json.dumps(GOOD) + "\n")
+    with pytest.raises(DataError, match=r"holds both train\.JSONL and train\.jsonl: keep one"):
+        load_task(folder)
+
+
+@pytest.mark.timeout(20)
+def test_what_is_no_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "rows.jsonl")
+    address = os.path.relpath(tmp_path / "socket.jsonl")  # a socket's path may not be long
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(address)
+        for name, kind in (("rows.jsonl", "pipe"), ("socket.jsonl", "socket")):
+            with pytest.raises(DataError, match=f"{name}' is a {kind}, not a file: write the rows to a"):
+                load_task(tmp_path / name)
+    with pytest.raises(DataError, match="'/dev/null' is a device, not a file"):
+        load_task("/dev/null")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    os.mkfifo(folder / "train.jsonl")
+    with pytest.raises(DataError, match=r"train\.jsonl' is a pipe, not a file"):
+        load_task(folder)
+    (folder / "train.jsonl").unlink()
+    (folder / "train.jsonl").mkdir()
+    with pytest.raises(DataError, match=r"train\.jsonl' is a folder, not a file"):
+        load_task(folder)
+    (folder / "train.jsonl").rmdir()
+    (folder / "train.jsonl").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"train\.jsonl' is a broken link, not a file"):
+        load_task(folder)
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    def refuse(*_args: object) -> None:
+        raise PermissionError(13, "Permission denied")  # root may read everything, so modes would not show this
+
+    (tmp_path / "rows.jsonl").write_text(json.dumps(GOOD) + "\n")
+    with monkeypatch.context() as patched:
+        patched.setattr("pathlib.Path.open", refuse)
+        with pytest.raises(
+            DataError, match=r"rows\.jsonl' cannot be read \(Permission denied\): check its permissions"
+        ):
+            load_task(tmp_path / "rows.jsonl")
+    with monkeypatch.context() as patched:
+        patched.setattr("pathlib.Path.iterdir", refuse)
+        with pytest.raises(DataError, match=r"cannot be read \(Permission denied\)"):
+            load_task(tmp_path)
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r"rows\.parquet' has column 'text' twice"):
+        load_task(tmp_path / "rows.parquet")
+
+
+def test_a_file_of_one_row_can_be_measured_but_not_learned(tmp_path):
+    file = tmp_path / "one.jsonl"
+    file.write_text(json.dumps(GOOD) + "\n")
+    task = load_task(file)
+    assert len(task.rows("all")) == len(task.rows("test")) == 1
+    with pytest.raises(
+        DataError, match=r"has 1 row in one file, none for split 'train' .*: give more rows, or a folder"
+    ):
+        task.rows("train")
 
 
 def test_a_single_file_is_split_without_overlap(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 import json
 import re
 from collections.abc import Sequence
@@ -21,6 +23,60 @@ from lorascope.tasks.rows import ChoiceRow, Task, TextRow
 
 _INSTALL = "'lorascope[eval]'"
 _PURPOSE = "evaluation through lm-eval"
+
+
+def require_lm_eval_tasks(
+    task_names: Sequence[str],
+    *,
+    include_path: str | Path | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> None:
+    """Refuse what `lm_eval_scores` would refuse, before any work is done: lm-eval missing, or names it does not know.
+
+    Takes some seconds the first time, in which lm-eval reads its own task files; nothing is downloaded.
+
+    Args:
+        task_names: Names that `lm_eval_scores` will be given.
+        include_path: Its folder.
+        tokenizer: Its tokenizer, where it is at hand already.
+
+    Raises:
+        MissingDependencyError: lm-eval is not installed.
+        InputError: There is no name, or a task is unknown.
+        ModelError: The tokenizer has neither bos nor eos, which lm-eval needs.
+
+    Example:
+        >>> require_lm_eval_tasks(["pica"])                           # doctest: +SKIP
+        Traceback (most recent call last):
+        lorascope.core.errors.InputError: unknown lm-eval task 'pica': did you mean 'piqa'? Choose from ...
+    """
+    with preserved_random_state():
+        require("lm_eval.evaluator", install=_INSTALL, purpose=_PURPOSE)
+        if tokenizer is not None and tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+            raise ModelError("lm-eval needs a tokenizer with a bos or eos token: set tokenizer.eos_token")
+        if not task_names:
+            raise InputError("no lm-eval task is named: give at least one, such as piqa")
+        known = _manager(include_path).all_tasks
+    for name in task_names:
+        if name not in known:
+            family = [task for task in known if task.split("_")[0] == name.split("_")[0]]
+            close = difflib.get_close_matches(name, known, n=8)
+            raise unknown_name("lm-eval task", name, (close or family or sorted(known))[:8])
+
+
+def _manager(include_path: str | Path | None) -> Any:
+    """lm-eval's index of tasks, of the folder alone where one is given; its own is read once."""
+    return _own_manager() if include_path is None else _new_manager(str(include_path))
+
+
+@functools.cache
+def _own_manager() -> Any:
+    return _new_manager(None)
+
+
+def _new_manager(folder: str | None) -> Any:
+    tasks = require("lm_eval.tasks", install=_INSTALL, purpose=_PURPOSE)
+    return tasks.TaskManager(include_path=folder, include_defaults=folder is None)
 
 
 def lm_eval_scores(
@@ -52,24 +108,16 @@ def lm_eval_scores(
 
     Raises:
         MissingDependencyError: lm-eval is not installed.
-        InputError: A task is unknown, or lm-eval cannot read it.
+        InputError: No task is named, one is unknown, or lm-eval cannot read it.
         ModelError: The tokenizer has neither bos nor eos, which lm-eval needs.
 
     References:
         https://github.com/EleutherAI/lm-evaluation-harness
     """
+    require_lm_eval_tasks(task_names, include_path=include_path, tokenizer=tokenizer)
     with preserved_random_state():
         evaluator = require("lm_eval.evaluator", install=_INSTALL, purpose=_PURPOSE)
-        tasks = require("lm_eval.tasks", install=_INSTALL, purpose=_PURPOSE)
         huggingface = require("lm_eval.models.huggingface", install=_INSTALL, purpose=_PURPOSE)
-        if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
-            raise ModelError("lm-eval needs a tokenizer with a bos or eos token: set tokenizer.eos_token")
-        folder = None if include_path is None else str(include_path)
-        manager = tasks.TaskManager(include_path=folder, include_defaults=folder is None)
-        for name in task_names:
-            if name not in manager.all_tasks:
-                known = [task for task in manager.all_tasks if task.split("_")[0] == name.split("_")[0]]
-                raise unknown_name("lm-eval task", name, (known or sorted(manager.all_tasks))[:8])
         wrapped = huggingface.HFLM(
             pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=max_length, backend="causal"
         )
@@ -77,7 +125,7 @@ def lm_eval_scores(
             outcome = evaluator.simple_evaluate(
                 wrapped,
                 tasks=list(task_names),
-                task_manager=manager,
+                task_manager=_manager(include_path),
                 limit=limit,
                 bootstrap_iters=100,
                 log_samples=False,

@@ -93,6 +93,13 @@ class Task:
             DataError: The task has no such split.
             InputError: The limit is below 1.
         """
+        if split not in self.splits and "all" in self.splits:
+            count = len(self.splits["all"])
+            raise DataError(
+                f"task '{self.name}' has {count} {'row' if count == 1 else 'rows'} in one file, none for split '{split}' "
+                "(every tenth is test, every tenth validation, the rest train): give more rows, or a folder with "
+                f"{split}.jsonl"
+            )
         if split not in self.splits:
             raise DataError(
                 f"task '{self.name}' has no split '{split}': it has {', '.join(self.splits)}; "

@@ -69,10 +69,10 @@ class Prepared:
 
 def language_model(request: Request) -> Prepared:
     """A causal language model with its task."""
-    from lorascope.adapters import attach_adapter
+    from lorascope.adapters import attach_adapter, read_adapter_record
+    from lorascope.measuring import load_model_and_tokenizer
     from lorascope.measuring.processes import device
     from lorascope.tasks import evaluate_task, load_task
-    from lorascope.tasks.embedded import load_model_and_tokenizer
 
     task = load_task(
         request.task if request.task is not None else "towns",
@@ -81,7 +81,8 @@ def language_model(request: Request) -> Prepared:
         seed=request.seed,
     )
     split = request.split or ("all" if "all" in task.splits else "test")
-    base, tokenizer = load_model_and_tokenizer(request.base, dtype=request.dtype, device=device())
+    share = read_adapter_record(request.adapter).get("share")
+    base, tokenizer = load_model_and_tokenizer(request.base, dtype=request.dtype, device=device(), share=share)
     model = attach_adapter(base, request.adapter, any_base=request.any_base)
     common: dict[str, Any] = {"split": split, **request.lengths}
     scoring = {**common, "limit": request.score_limit, "seed": request.seed, "progress": request.progress}

@@ -51,14 +51,17 @@ def claims_command(
     if as_json:
         typer.echo(json.dumps(ledger, allow_nan=False, ensure_ascii=False, indent=2))
     else:
-        _show(console, ledger, full=full)
+        show_ledger(console, ledger, full=full)
     if out is not None:
-        from lorascope.core.files import atomic_write_text, write_json
+        from lorascope.core.files import write_json
+        from lorascope.report.ledger import ledger_sections
+        from lorascope.report.page import write_page
 
         write_json(out / "claims.json", ledger)
-        atomic_write_text(out / "claims.html", _page(ledger))
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in ledger["verdicts"].items())
+        page = write_page(out / "claims.html", ledger_sections(ledger), title=ledger["title"], headline=f"{counts}.")
         if not as_json:
-            console.print(f"ledger: {out / 'claims.html'}", soft_wrap=True, highlight=False, markup=False)
+            console.print(f"ledger: {page}", soft_wrap=True, highlight=False, markup=False)
 
 
 def make_ledger(source: str, *, n_boot: int, seed: int) -> dict[str, Any]:
@@ -129,7 +132,8 @@ def split_claims(ledger: dict[str, Any]) -> tuple[list[Claim], dict[str, list[Cl
     return told, silent
 
 
-def _show(console: Any, ledger: dict[str, Any], *, full: bool) -> None:
+def show_ledger(console: Any, ledger: dict[str, Any], *, full: bool = False) -> None:
+    """Print a ledger; ``full`` tells every claim of a sweep in words."""
     from rich.markup import escape
 
     told, silent = split_claims(ledger)
@@ -241,53 +245,3 @@ def _ranking(ranked: Sequence[dict[str, Any]]) -> Table:
             f"{entry['pairs']:,}",
         )
     return table
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ ledger.title }}</title><style>{{ style }}
-.supported { color: #2e7d4f } .contradicted { color: #c0473c } .not-supported { color: #a97818 }
-td { vertical-align: top } .verdict { white-space: nowrap; font-weight: 600 }</style></head>
-<body><header class="page"><p class="brand">lorascope</p><h1>{{ ledger.title }}</h1>
-<p class="headline">
-{% for verdict, count in ledger.verdicts.items() %}{{ count }} {{ verdict }}{{ ", " if not loop.last }}{% endfor %}.
-{{ note }}</p></header><main>
-{% if ledger.watch %}<section><h2>Which metric to watch?</h2><p>{{ ledger.watch }}</p>{{ figure }}</section>{% endif %}
-<section><h2>Claim by claim</h2><div class="scroll"><table>
-<thead><tr><th>Verdict</th><th>Claim, and what was found</th><th>Statistic</th><th>Value</th></tr></thead><tbody>
-{% for claim, numbers in told %}<tr><td class="verdict {{ claim.verdict.replace(' ', '-') }}">{{ claim.verdict }}</td>
-<td><strong>{{ claim.statement }}</strong><br>{{ claim.explanation }} {{ claim.scope }}</td><td>{{ claim.statistic }}</td>
-<td>{{ numbers | join("; ") }}</td></tr>
-{% endfor %}</tbody></table></div></section>
-{% if silent %}<section><h2>Nothing to judge by</h2><ul>
-{% for reason, claims in silent.items() %}<li>{{ reason }}
-({% for claim in claims %}{{ claim.key }}, {{ claim.quantity }}{{ "; " if not loop.last }}{% endfor %})</li>
-{% endfor %}</ul></section>{% endif %}
-</main></body></html>
-"""
-
-
-def _page(ledger: dict[str, Any]) -> str:
-    """A page that needs no network: style and figure are inside, everything given is escaped."""
-    from importlib.resources import files
-
-    import jinja2
-    from markupsafe import Markup
-
-    from lorascope.figures.claims import plot_ranking, ranking_info
-
-    told, silent = split_claims(ledger)
-    figure = ""
-    if ledger["ranking"]:
-        drawn = plot_ranking(ranking_info(ledger["ranking"]))
-        figure = drawn.to_html(full_html=False, include_plotlyjs=True, config={"displayModeBar": False})
-    style = (files("lorascope.report") / "templates" / "style.css").read_text(encoding="utf-8")
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_PAGE)
-    return template.render(
-        ledger=ledger,
-        told=[(claim, _figures(claim)) for claim in told],
-        silent=silent,
-        note=_LEVEL_NOTE,
-        style=Markup(style),
-        figure=Markup(figure),
-    )

@@ -15,7 +15,9 @@ SHARES = (8, 4, 2)
 PROMPTS = ("prompt1", "prompt2", "prompt3")
 
 
-def full_sweep(models: Sequence[str], tasks: Sequence[str] = TASKS, *, seeds: int = 3, data: dict[str, str]) -> SweepSpec:
+def full_sweep(
+    models: Sequence[str], tasks: Sequence[str] = TASKS, *, seeds: int = 3, data: dict[str, str]
+) -> SweepSpec:
     """The paper's grid: ranks 32, 128, 512; shared layers in groups of 8, 4, 2; lengths; prompts; its recipe.
 
     Args:
@@ -39,7 +41,9 @@ def full_sweep(models: Sequence[str], tasks: Sequence[str] = TASKS, *, seeds: in
                 cells += [{**head, "rank": rank, "seed": seed} for rank in (32, 128, 512)]
                 cells += [{**head, "rank": 32, "share": share, "seed": seed} for share in SHARES]
                 cells += [
-                    {**head, "rank": rank, "prompt": prompt, "seed": seed} for rank in (32, 128, 512) for prompt in PROMPTS
+                    {**head, "rank": rank, "prompt": prompt, "seed": seed}
+                    for rank in (32, 128, 512)
+                    for prompt in PROMPTS
                 ]
                 cells += [{**head, "rank": 32, "length": list(bin_), "seed": seed} for bin_ in LENGTHS]
             cells.append({**head, "rank": 0})
@@ -77,7 +81,9 @@ def reduced_sweep(model: str, task: str, *, seeds: int = 2, data_dir: str | None
     }
     most = 320
     cells: list[dict[str, Any]] = [{"rank": 0}]
-    cells += [{"rank": 16, "train_limit": most, "share": share, "seed": seed} for share in SHARES for seed in range(seeds)]
+    cells += [
+        {"rank": 16, "train_limit": most, "share": share, "seed": seed} for share in SHARES for seed in range(seeds)
+    ]
     cells += [{"rank": 16, "train_limit": most, "prompt": prompt, "seed": 0} for prompt in PROMPTS]
     grid = {"seed": list(range(seeds)), "train_limit": [40, 120, most], "rank": [4, 16, 64]}
     return SweepSpec(base=base, grid=grid, cells=cells)

@@ -6,6 +6,7 @@ Imports no torch: fitting and planning work on any laptop.
 from lorascope.scaling.claims import Claim
 from lorascope.scaling.claims_paper import claims_paper
 from lorascope.scaling.claims_sweep import claims_sweep
+from lorascope.scaling.compare import Candidate, LawComparison, compare_laws
 from lorascope.scaling.fit import fit_scaling_law
 from lorascope.scaling.laws import AXES, LAWS, additive, multiplicative
 from lorascope.scaling.paper import paper_averages, paper_mutual_information, paper_prompts, paper_table
@@ -17,13 +18,16 @@ from lorascope.scaling.table import read_table
 __all__ = [
     "AXES",
     "LAWS",
+    "Candidate",
     "Claim",
+    "LawComparison",
     "MetricRank",
     "ScalingFit",
     "additive",
     "axis_data",
     "claims_paper",
     "claims_sweep",
+    "compare_laws",
     "fit_scaling_law",
     "layout_table1",
     "layout_table2",

@@ -10,16 +10,22 @@ import numpy as np
 import pandas as pd
 
 from lorascope.core.errors import InputError, unknown_name
+from lorascope.core.metrics import METRICS
 from lorascope.core.seeds import derive_seed
-from lorascope.scaling.bootstrap import residuals_of, wild
+from lorascope.scaling.bootstrap import percentile_intervals, resample
+from lorascope.scaling.criteria import aicc, aicc_of_constant
+from lorascope.scaling.identify import judge, show
 from lorascope.scaling.laws import Form, check_law, default_floor
-from lorascope.scaling.optimum import best_fit
+from lorascope.scaling.optimum import Optimum, best_fit, constant_fit
 from lorascope.scaling.result import ScalingFit, check_level
-from lorascope.scaling.solve import LOSSES
-from lorascope.scaling.table import as_table, observe
+from lorascope.scaling.solve import BISQUARE, LOSSES
+from lorascope.scaling.table import Observations, as_table, observe
 
-NOISES = ("auto", "relative", "absolute")
-SIGNS = ("auto", "positive", "free")
+NOISES: tuple[str, ...] = ("auto", "relative", "absolute")
+SIGNS: tuple[str, ...] = ("auto", "positive", "free")
+FEW_FITS, FEW_GROUPS = 100, 8
+FLAT_MARGIN = 4.0  # by how much a law must beat a constant, in AICc
+PRECISION = 1e-6  # no interval is narrower than this fraction of its parameter: so exact is the solver
 
 
 def fit_scaling_law(
@@ -36,52 +42,186 @@ def fit_scaling_law(
     noise: str = "auto",
     signs: str = "auto",
 ) -> ScalingFit:
-    """Fit a scaling law to runs."""
+    """Fit a scaling law to runs.
+
+    Formula: additive y = A (N0/N)^alpha + B (R0/R)^beta + C (D0/D)^gamma [+ E]; multiplicative
+    y = A (N0/N)^alpha (R0/R)^beta (D0/D)^gamma [+ E]; N0, R0, D0 are the geometric means of the runs. The fit minimises
+    sum_i rho((y_i - f_i) / s_i) with Tukey's bisquare rho from many starts; s_i is the noise of run i, proportional to
+    f_i (relative) or the same for all (absolute), its size from the median absolute residual. Intervals are the middle
+    of a bootstrap over runs.
+
+    Any metric can be fitted, falling or rising. With A > 0, alpha > 0 means that the metric falls as N grows, alpha < 0
+    that it rises without end. A metric that rises towards a ceiling, such as an accuracy, has A < 0, alpha > 0, and the
+    ceiling E (``floor=True``).
+
+    Args:
+        table: One row a run with the columns N, R, D (any of them) and the metric: a DataFrame, a mapping of arrays, or
+            the path of a CSV or Parquet file or of a sweep's folder. Rows that are not done, miss a number, or are of
+            the base model (R = 0) are left out and counted in ``warnings``.
+        law: ``"additive"`` or ``"multiplicative"``.
+        metric: The metric's column.
+        floor: Whether there is a floor E; as published if not given (additive: no, multiplicative: yes).
+        n_boot: Bootstrap fits; 0 leaves all intervals infinite.
+        seed: Seed of the bootstrap.
+        level: Confidence level of the intervals.
+        group: Column of which runs are drawn together, such as ``"seed"``; each run for itself if not given.
+        loss: ``"bisquare"`` (runs far from the law do not count), ``"huber"`` (they count less) or ``"squares"``.
+        noise: ``"relative"``, ``"absolute"``, or ``"auto"``: relative for a metric of one sign, absolute for fractions
+            (accuracy) and metrics of both signs.
+        signs: ``"positive"`` (amplitudes and floor have the sign of the metric), ``"free"``, or ``"auto"``: positive
+            unless free is clearly better.
+
+    Returns:
+        The fit, with ``warnings`` that say in words what the runs cannot tell and what to run.
+
+    Raises:
+        InputError: An unknown option; a table without N, R and D, without the metric, with text or numbers that are not
+            positive, in which nothing varies, or with fewer than two usable runs.
+
+    Example:
+        >>> R = np.tile([4.0, 8, 16, 32, 64, 128], 2)
+        >>> runs = {"R": R, "ce": 2 * (16 / R) ** 0.5 * (1 + 0.01 * np.cos(7 * np.arange(12)))}
+        >>> fit = fit_scaling_law(runs, floor=False)
+        >>> round(fit.params["beta"], 2), fit.identified["beta"], fit.identified["alpha"]
+        (0.5, True, False)
+
+    References:
+        arXiv 2501.03152 (Eq. 8), arXiv 2402.17193; Yohai (1987), Annals of Statistics 15 (robust fits); Efron (1979),
+        Annals of Statistics 7 (bootstrap).
+    """
     check_law(law)
     level = check_level(level)
     floor = default_floor(law) if floor is None else bool(floor)
     for kind, value, known in (("loss", loss, LOSSES), ("noise", noise, NOISES), ("signs", signs, SIGNS)):
         if value not in known:
             raise unknown_name(kind, str(value), known)
-    if isinstance(n_boot, bool) or not isinstance(n_boot, int) or n_boot < 0:
-        raise InputError(f"n_boot is {n_boot!r}: give a whole number, 0 for no intervals")
+    if isinstance(n_boot, bool) or not isinstance(n_boot, int | np.integer) or n_boot < 0:
+        raise InputError(f"n_boot is {n_boot!r}: give a whole number such as 200")
     seen = observe(as_table(table), metric, group)
-    form = Form(law, seen.axes, floor)
-    relative = noise == "relative" or (noise == "auto" and bool((seen.y > 0).all() or (seen.y < 0).all()))
-    unit = float(np.median(seen.y)) or float(np.abs(seen.y).max()) or 1.0
+    return fit_observations(
+        seen,
+        Form(law, seen.axes, floor),
+        n_boot=int(n_boot),
+        seed=seed,
+        level=level,
+        group=group,
+        loss=loss,
+        relative=is_relative(seen, noise),
+        signs=signs,
+    )
+
+
+def is_relative(seen: Observations, noise: str) -> bool:
+    """Whether the noise is proportional to the metric; ``"auto"`` decides by the metric."""
+    if noise != "auto":
+        return noise == "relative"
+    known = METRICS.get(seen.metric)
+    one_sign = bool((seen.y > 0).all() or (seen.y < 0).all())
+    return one_sign and not (known is not None and known.unit == "fraction")
+
+
+def fit_observations(
+    seen: Observations,
+    form: Form,
+    *,
+    n_boot: int,
+    seed: int,
+    level: float,
+    group: str | None,
+    loss: str,
+    relative: bool,
+    signs: str,
+) -> ScalingFit:
+    """Fit a form to runs that were picked already; see `fit_scaling_law`."""
+    one_sign = bool((seen.y >= 0).all() or (seen.y <= 0).all())
+    unit = float(np.median(seen.y) if one_sign else 0.0) or float(np.abs(seen.y).max()) or 1.0
     y = seen.y / unit
-    found = best_fit(form, seen.x, y, loss=loss, relative=relative, signs=signs)
-    rng = np.random.default_rng(derive_seed(seed, "scaling", law, metric))
-    boot = wild(found, y, seen.groups, n_boot, rng)
+    constant = float(np.ptp(y)) <= 1e-12 * float(np.abs(y).max())
+    if constant:
+        found = constant_fit(form, seen.x, float(y[0]), loss=loss, relative=relative)
+        boot = np.broadcast_to(found.theta, (n_boot, form.size)).copy()
+    else:
+        found = best_fit(form, seen.x, y, loss=loss, relative=relative, signs=signs if one_sign else "free")
+        rng = np.random.default_rng(derive_seed(seed, "scaling", form.law, seen.metric))
+        boot = resample(found, y, seen.groups, n_boot, rng)
+    low, high = percentile_intervals(boot, level) if n_boot else (found.theta, found.theta)
+    criterion = aicc(y - found.fitted, found.spread, form.size)
+    flat = aicc_of_constant(y, relative) - criterion < FLAT_MARGIN and criterion < np.inf
+    largest = float(np.abs(y).max())
+    verdict = judge(seen, found, boot, low, high, largest=largest, flat=flat, constant=constant)
     back = np.ones(form.size)
     back[list(form.linear)] = unit
-    params = found.theta * back
-    boot = boot * back
-    residuals = residuals_of(found, y) * unit
+    fitted = found.fitted * unit
     total = float(((seen.y - seen.y.mean()) ** 2).sum())
-    low, high = np.quantile(boot, [(1 - level) / 2, (1 + level) / 2], axis=0) if n_boot else (params, params)
     return ScalingFit(
-        law=law,
-        metric=metric,
-        floor=floor,
-        params=dict(zip(form.names, params.tolist(), strict=True)),
-        intervals={name: (float(low[i]), float(high[i])) for i, name in enumerate(form.names)},
+        law=form.law,
+        metric=seen.metric,
+        floor=form.floor,
+        params=dict(zip(form.names, (found.theta * back).tolist(), strict=True)),
+        intervals=_intervals(found, low, high, verdict.free if n_boot else frozenset(form.names), back),
         reference=seen.reference,
         axes=seen.axes,
         ranges={axis: (float(column.min()), float(column.max())) for axis, column in seen.data.items()},
-        identified=dict.fromkeys(form.names, True),
-        warnings=seen.notes,
+        identified=verdict.identified,
+        warnings=(*seen.notes, *verdict.statements, *_remarks(seen, found, y, n_boot, group, constant)),
         n_runs=len(y),
         level=level,
         noise="relative" if relative else "absolute",
         sigma=found.sigma * (1.0 if relative else abs(unit)),
-        aicc=0.0,
-        rmse=float(np.sqrt((residuals**2).mean())),
-        r2=1 - float((residuals**2).sum()) / total if total else float("nan"),
-        fitted=seen.y - residuals,
-        residuals=residuals,
-        data={**seen.data, metric: seen.y},
-        boot=boot,
+        # The spread is in units of the metric's typical size: back to the metric's own.
+        aicc=criterion + 2 * len(y) * float(np.log(abs(unit))),
+        rmse=float(np.sqrt(((seen.y - fitted) ** 2).mean())),
+        r2=1 - float(((seen.y - fitted) ** 2).sum()) / total if total and not constant else float("nan"),
+        fitted=fitted,
+        residuals=seen.y - fitted,
+        data={**seen.data, seen.metric: seen.y},
+        boot=boot * back,
         seed=seed,
-        settings={"loss": loss, "group": group, "signs": signs},
+        settings={"loss": found.problem.loss, "group": group, "signs": signs, "unit": unit},
     )
+
+
+def _intervals(
+    found: Optimum, low: np.ndarray, high: np.ndarray, free: frozenset[str], back: np.ndarray
+) -> dict[str, tuple[float, float]]:
+    """Intervals in the metric's unit; where the search ended at its edge there is no end."""
+    form, edges = found.problem.form, (found.problem.low, found.problem.high)
+    precision = PRECISION * np.maximum(np.abs(found.theta), 1e-3)
+    down, up = np.minimum(low, found.theta) - precision, np.maximum(high, found.theta) + precision
+    below = (down <= edges[0]) & (edges[0] < 0)
+    above = up >= edges[1]
+    linear = np.isin(np.arange(form.size), form.linear)
+    if (below | above)[linear].any():
+        # Amplitude and floor run away together while the exponents go to 0: the law becomes a logarithm.
+        away = linear & (np.abs(found.theta) > 1e-3)
+        below, above = below | (away & (found.theta < 0)), above | (away & (found.theta > 0))
+        down, up = np.where(linear, down, np.minimum(down, 0)), np.where(linear, up, np.maximum(up, 0))
+    down, up = np.where(below, -np.inf, np.maximum(down, edges[0])), np.where(above, np.inf, up)
+    made = {}
+    for i, name in enumerate(form.names):
+        ends = (-np.inf, np.inf) if name in free else sorted((down[i] * back[i], up[i] * back[i]))
+        made[name] = (float(ends[0]), float(ends[1]))
+    return made
+
+
+def _remarks(
+    seen: Observations, found: Optimum, y: np.ndarray, n_boot: int, group: str | None, constant: bool
+) -> list[str]:
+    """What else a reader of the fit should know."""
+    said = []
+    kinds = int(seen.groups.max()) + 1
+    if group is not None and kinds < FEW_GROUPS:
+        said.append(f"only {kinds} values of '{group}' to draw from: intervals by group are rough; run more of them")
+    if 0 < n_boot < FEW_FITS:
+        said.append(f"{n_boot} bootstrap fits are few for an interval: use n_boot=200 or more")
+    far = np.flatnonzero(np.abs(y - found.fitted) > BISQUARE * found.problem.scale) if not constant else np.array([])
+    if found.problem.loss == "bisquare" and len(far) and found.sigma > 1e-6:
+        names = [", ".join(f"{axis} = {show(seen.data[axis][i])}" for axis in seen.axes) for i in far[:3]]
+        more = f" and {len(far) - 3} more" if len(far) > 3 else ""
+        said.append(
+            f"{len(far)} of {len(y)} runs lie far from the law and do not count in it: look at ({'), ('.join(names)}){more}"
+            "; if they are sound, the law is wrong there"
+        )
+    if not found.problem.form.floor and len(found.problem.form.amplitudes) == 1 and y.min() < 0 < y.max():
+        said.append(f"{seen.metric} has both signs, which this law without a floor cannot have: fit with a floor")
+    return said

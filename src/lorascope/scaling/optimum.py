@@ -12,9 +12,12 @@ from scipy.optimize import nnls
 from lorascope.scaling.laws import Form, values
 from lorascope.scaling.solve import Problem, rho, solve
 
-STEEPEST = 10.0  # bound of the exponents
+STEEPEST = 5.0  # bound of the exponents
 LARGEST = 20.0  # bound of amplitudes and floor, in medians of the metric, where their signs differ
+FEW = 5  # with fewer runs than parameters and this, no run is left out as an outlier: Huber takes bisquare's place
+EMPTY = 1e-6  # an amplitude below this, for a metric of size 1, is none
 _MAD = 1.4826
+_LEAST = 0.05
 _SIGN_MARGIN = 6.0  # by how much a fit with amplitudes of mixed signs must be better, in units of the loss
 _EXPONENTS = (0.1, 0.4, 1.2)
 
@@ -37,6 +40,12 @@ class Optimum:
     spread: np.ndarray
     loss: float
 
+    @property
+    def fitted(self) -> np.ndarray:
+        """The law at each run, (n,)."""
+        found: np.ndarray = values(self.problem.form, self.theta[None], self.problem.x)[0]
+        return found
+
 
 def bounds(form: Form, positive: bool) -> tuple[np.ndarray, np.ndarray]:
     """Bounds of the parameters, for a metric whose median is 1."""
@@ -58,10 +67,7 @@ def starts(
             exponents = np.array(direction) * np.array(sizes)
             theta = np.zeros(form.size)
             theta[len(form.amplitudes) : len(form.amplitudes) + k] = exponents
-            if form.law == "additive":
-                basis = np.exp(-x * exponents)
-            else:
-                basis = np.exp(-x @ exponents)[:, None]
+            basis = np.exp(-x * exponents) if form.law == "additive" else np.exp(-x @ exponents)[:, None]
             if form.floor:
                 basis = np.column_stack([basis, np.ones(len(y))])
             basis, target = basis / spread[:, None], y / spread
@@ -74,10 +80,14 @@ def starts(
 
 
 def scale_of(residuals: Float[np.ndarray, " n"], parameters: int) -> float:
-    """Robust standard deviation of residuals of a fit with that many parameters."""
+    """Robust standard deviation of residuals of a fit with that many parameters.
+
+    Formula: 1.4826 median |r| sqrt(n / (n - p)). If more than half of the runs lie on the law exactly (a metric of few
+    distinct values), that would call all others outliers; it is never taken below a twentieth of the root mean square.
+    """
     n = len(residuals)
-    spare = max(1, n - parameters)
-    return float(_MAD * np.median(np.abs(residuals)) * np.sqrt(n / spare))
+    middle = _MAD * np.median(np.abs(residuals))
+    return float(max(middle, _LEAST * np.sqrt((residuals**2).mean())) * np.sqrt(n / max(1, n - parameters)))
 
 
 def best_fit(
@@ -106,6 +116,8 @@ def best_fit(
 
 
 def _fit(form: Form, x: np.ndarray, y: np.ndarray, loss: str, relative: bool, *, positive: bool) -> Optimum:
+    if loss == "bisquare" and len(y) < form.size + FEW:
+        loss = "huber"
     low, high = bounds(form, positive)
     least = 1e-3
     spread = np.maximum(np.abs(y), 0.05) if relative else np.ones_like(y)
@@ -130,4 +142,28 @@ def _fit(form: Form, x: np.ndarray, y: np.ndarray, loss: str, relative: bool, *,
         theta, cost = solve(problem, np.broadcast_to(y, (len(theta), len(y))), theta)
         best = theta[[int(np.argmin(cost))]]
     best, cost = solve(problem, current, best, iterations=500, tolerance=1e-13)
-    return Optimum(problem=problem, theta=best[0], sigma=sigma, spread=spread, loss=float(cost[0]))
+    return Optimum(problem, without_empty_terms(form, best)[0], sigma, spread, float(cost[0]))
+
+
+def without_empty_terms(form: Form, theta: Float[np.ndarray, "b p"]) -> Float[np.ndarray, "b p"]:
+    """Set amplitudes that are zero up to rounding to zero, so that no exponent can blow them up far from the runs.
+
+    The exponent of such a term has no meaning; in the additive law it is set to 0 too where all fits agree.
+    """
+    theta = theta.copy()
+    first, k = len(form.amplitudes), len(form.axes)
+    empty = np.abs(theta[:, :first]) < EMPTY
+    theta[:, :first][empty] = 0.0
+    if len(theta) == 1:
+        exponents = np.broadcast_to(empty, (1, k))
+        theta[:, first : first + k][exponents] = 0.0
+    return theta
+
+
+def constant_fit(form: Form, x: Float[np.ndarray, "n k"], level: float, *, loss: str, relative: bool) -> Optimum:
+    """The law for a metric that is exactly the same in all runs: no exponents, the amplitudes share the level."""
+    low, high = bounds(form, positive=False)
+    theta = np.zeros(form.size)
+    theta[: len(form.amplitudes)] = level / len(form.amplitudes)
+    spread = np.full(len(x), max(abs(level), 1e-3) if relative else 1.0)
+    return Optimum(Problem(form, x, spread, loss, low, high), theta, 0.0, spread, 0.0)

@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from lorascope.adapters import (
+    adapter_record,
     adapters_disabled,
     attach_adapter,
     check_rank,
@@ -18,7 +19,9 @@ from lorascope.adapters import (
     read_adapter_config,
 )
 from lorascope.adapters._peft import split_name
+from lorascope.adapters.checks import fingerprints
 from lorascope.core import AdapterError
+from lorascope.core.files import write_json
 from tests.measuring.architectures import adapted, batch_for
 
 
@@ -63,6 +66,33 @@ def test_the_fingerprint_is_of_the_base_alone() -> None:
     assert plain != fingerprint(adapted("llama", seed=1))
     assert plain != fingerprint(adapted("qwen2"))
     assert plain == fingerprint(base)
+
+
+@pytest.mark.parametrize("loaded", [torch.float32, torch.bfloat16, torch.float16])
+def test_another_base_is_noticed_in_every_type_of_weights(
+    tmp_path: Path, tiny_model_dir: Path, loaded: torch.dtype
+) -> None:
+    """The record of an adapter trained in float32 against the right base, and against one with other weights."""
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny_model_dir), LoraConfig(r=2, target_modules=["q_proj"])
+    )
+    model.save_pretrained(tmp_path / "adapter")
+    write_json(tmp_path / "adapter" / "lorascope.json", adapter_record(model))
+    attach_adapter(AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=loaded), tmp_path / "adapter")
+    other = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    with torch.no_grad():
+        other.model.layers[1].mlp.up_proj.weight.mul_(1.05)
+    with pytest.raises(AdapterError, match="does not fit base model"):
+        attach_adapter(other.to(loaded), tmp_path / "adapter")
+    attach_adapter(other, tmp_path / "adapter", any_base=True)
+
+
+def test_types_that_lost_each_others_digits_share_no_fingerprint() -> None:
+    model = adapted("llama")
+    full = fingerprints(model)
+    assert set(full) == {"base_fingerprint", "base_fingerprint_float16"}
+    for dtype, kind in ((torch.bfloat16, "base_fingerprint"), (torch.float16, "base_fingerprint_float16")):
+        assert fingerprints(adapted("llama").to(dtype)) == {kind: full[kind]}
 
 
 def test_adapters_are_switched_off_and_on_without_a_trace() -> None:

@@ -34,14 +34,16 @@ def check_rank(model: nn.Module) -> None:
                 )
 
 
-def fingerprint(model: nn.Module) -> str:
+def fingerprint(model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> str:
     """Short hash of a base model's weights, the same with and without an adapter on it.
 
-    Names, shapes and 16 evenly spaced values (as bfloat16) of every frozen parameter are hashed, so that a full copy in
+    Names, shapes and 16 evenly spaced values of every frozen parameter are hashed as bfloat16, so that a full copy in
     float32 and one in bfloat16 agree, and other weights of the same architecture do not.
 
     Args:
         model: A base model, or one with LoRA layers on it.
+        dtype: Type that the values are rounded to first. A copy in float16 has lost what bfloat16 needs: it agrees with
+            one in float32 when both are hashed as float16.
 
     Returns:
         16 hexadecimal digits.
@@ -58,6 +60,23 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(f"{name}{tuple(parameters[name].shape)}".encode())
         if flat.numel():
             picks = torch.linspace(0, flat.numel() - 1, _SAMPLES, dtype=torch.float64).long()
-            values = flat[picks.to(flat.device)].to(device="cpu", dtype=torch.bfloat16).view(torch.uint8)
+            values = flat[picks.to(flat.device)].to(device="cpu", dtype=dtype).view(torch.uint8)
             digest.update(bytes(values.tolist()))
     return digest.hexdigest()[:16]
+
+
+def fingerprints(model: nn.Module) -> dict[str, str]:
+    """The fingerprints that a model's weights allow; those that two copies of one model share are equal.
+
+    Args:
+        model: A base model, or one with LoRA layers on it, not quantised.
+
+    Returns:
+        ``base_fingerprint`` (not of float16 weights) and ``base_fingerprint_float16`` (not of bfloat16 weights).
+    """
+    dtype = next(model.parameters()).dtype
+    kinds = (
+        ("base_fingerprint", torch.bfloat16, torch.float16),
+        ("base_fingerprint_float16", torch.float16, torch.bfloat16),
+    )
+    return {name: fingerprint(model, rounded) for name, rounded, lost in kinds if dtype != lost}

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
-from lorascope.adapters.checks import fingerprint
+from lorascope.adapters.checks import fingerprints
 from lorascope.adapters.sharing import sharing_of
 from lorascope.core.errors import AdapterError, DataError
 from lorascope.core.files import read_json
@@ -120,12 +120,10 @@ def attach_adapter(
         f"(it was trained on '{config.base_model_name_or_path}'): pass that one with --model"
     )
     record = Path(adapter) / RECORD_FILE
-    # Weights that were quantised or rounded to float16 have lost the fingerprint of the checkpoint.
-    exact = getattr(model.config, "quantization_config", None) is None and model.dtype != torch.float16
-    if record.is_file() and not any_base and exact:
+    # Weights that were quantised have lost the fingerprint of the checkpoint.
+    if record.is_file() and not any_base and getattr(model.config, "quantization_config", None) is None:
         known = read_adapter_record(adapter)
-        expected = known.get("base_fingerprint")
-        if expected is not None and expected != fingerprint(model):
+        if any(known.get(kind, found) != found for kind, found in fingerprints(model).items()):
             group, here = known.get("share") or 1, (sharing_of(model) or {}).get("group", 1)
             if group != here:
                 raise AdapterError(
@@ -172,5 +170,5 @@ def read_adapter_record(adapter: str | Path) -> dict[str, Any]:
 
 
 def adapter_record(base: nn.Module, **facts: Any) -> dict[str, Any]:
-    """What lorascope writes beside an adapter it trained: the base model's fingerprint and further facts."""
-    return {"schema_version": 1, "base_fingerprint": fingerprint(base), **facts}
+    """What lorascope writes beside an adapter it trained: the base model's fingerprints and further facts."""
+    return {"schema_version": 1, **fingerprints(base), **facts}

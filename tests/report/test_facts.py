@@ -56,6 +56,13 @@ def test_errors_of_other_totals_are_those_that_were_recorded() -> None:
     assert recorded_error(run(0.5), "ce") is None
 
 
+def test_held_out_text_has_the_error_of_its_own_evaluation() -> None:
+    settings = {"evaluation": {"errors": {"ppl": 0.5}}, "text_evaluation": {"errors": {"ce": 0.1, "ppl": 3.0}}}
+    record = AdapterMeasurement(totals={"text_ppl": 30.0, "ppl": 2.0}, layers=[], settings=settings)
+    assert (recorded_error(record, "text_ppl"), recorded_error(record, "ppl")) == (3.0, 0.5)
+    assert recorded_error(AdapterMeasurement(totals={"text_ppl": 30.0}, layers=[], settings={}), "text_ppl") is None
+
+
 def test_identical_answers_have_no_standard_error() -> None:
     change = accuracy_difference(run(0.5, [True, False]), run(0.5, [True, False]))
     assert change is not None and change.error is None

@@ -139,6 +139,10 @@ def test_error_of_cross_entropy_matches_a_bootstrap(make_model, tokenizer):
     centre = sum(means) / len(means)
     spread = math.sqrt(sum((mean - centre) ** 2 for mean in means) / (len(means) - 1))
     assert result.errors["ce"] == pytest.approx(spread, rel=0.1)
+    perplexities = [math.exp(mean) for mean in means]
+    centre = sum(perplexities) / len(perplexities)
+    spread = math.sqrt(sum((value - centre) ** 2 for value in perplexities) / (len(perplexities) - 1))
+    assert result.errors["ppl"] == pytest.approx(spread, rel=0.1)
 
 
 def test_training_modes_and_gradients_are_left_as_they_were(make_model, tokenizer, write_rows):

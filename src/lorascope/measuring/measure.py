@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from lorascope.measuring.processes import processes
 from lorascope.measuring.selection import REDUCTIONS, TOKENS, Selection, select_tokens
 from lorascope.measuring.state import LayerState, Options
 from lorascope.results import AdapterMeasurement
+from lorascope.tasks.evaluate import evaluation_mode
 
 DEFAULT_METRICS = ("miub_js", "update_ratio", "spectrum", "ce", "ppl", "accuracy")
 
@@ -130,7 +130,7 @@ def measure(
         overlong=overlong,
     )
     device = next(model.parameters()).device
-    with active_adapter(model, adapter), _evaluation_mode(model):
+    with active_adapter(model, adapter), evaluation_mode(model):
         states, losses, samples, token_count = _run(model, batches, options, variant, tokens, device, progress)
         notes: list[str] = []
         records = [state.record(samples, notes) for state in states]
@@ -186,17 +186,6 @@ def _context(model: nn.Module) -> int | None:
     config = getattr(model, "config", None)
     length = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     return int(length) if length else None
-
-
-@contextlib.contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _run(

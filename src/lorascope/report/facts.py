@@ -54,10 +54,11 @@ def accuracy_error(record: AdapterMeasurement) -> float | None:
 
 
 def recorded_error(record: AdapterMeasurement, metric: str) -> float | None:
-    """The standard error of a total: the accuracy's computed here, others as the evaluation recorded them."""
+    """The standard error of a total: the accuracy's computed here, others as their evaluation recorded them."""
     if metric == "accuracy":
         return accuracy_error(record)
-    evaluation = record.settings.get("evaluation")
+    stage, metric = ("text_evaluation", "ppl") if metric == "text_ppl" else ("evaluation", metric)
+    evaluation = record.settings.get(stage)
     errors = evaluation.get("errors") if isinstance(evaluation, dict) else None
     return number(errors.get(metric)) if isinstance(errors, dict) else None
 

@@ -26,7 +26,8 @@ class Evaluation:
     Attributes:
         metrics: ``accuracy`` and ``accuracy_norm`` (fractions, multiple choice only), ``ce`` (nats per token of the
             correct answer or of the text), ``ppl`` (its exponential).
-        errors: Standard errors of ``accuracy``, ``accuracy_norm`` and ``ce`` over the rows; none with a single row.
+        errors: Standard errors of ``accuracy``, ``accuracy_norm``, ``ce`` and ``ppl`` over the rows (text: windows); none
+            with a single row.
         counts: ``samples``, ``scored_tokens``, ``truncated``, ``dropped``.
         per_example: One record a row, in the order of the rows.
         settings: Task, split and prompt.
@@ -95,7 +96,7 @@ def evaluate_task(
         model.to(device)
     longest = allowed_length(model, tokenizer, max_length)
     settings = {"task": task.name, "split": split, "prompt": task.prompt if task.kind == "multiple_choice" else None}
-    with _evaluation_mode(model):
+    with evaluation_mode(model):
         if task.kind == "multiple_choice":
             questions, counts = encode_choices(
                 task, tokenizer, split, limit=limit, max_length=longest, overlong=overlong, seed=seed
@@ -150,8 +151,15 @@ def model_context_length(model: torch.nn.Module, tokenizer: PreTrainedTokenizerB
 
 
 @contextlib.contextmanager
-def _evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Turn dropout off, and each module back to its own mode afterwards."""
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Turn dropout off, and each module back to its own mode afterwards.
+
+    Args:
+        model: Any module.
+
+    Yields:
+        Nothing.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -181,7 +189,11 @@ def _record(question: EncodedChoices, scores: list[float]) -> dict[str, Any]:
 
 
 def _summary(records: Sequence[dict[str, Any]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Metrics and their standard errors; cross-entropy is a ratio of sums, its error by linearisation."""
+    """Metrics and their standard errors; cross-entropy is a ratio of sums, its error by linearisation.
+
+    So is that of ppl = exp(ce): ppl times the error of ce. Windows of one document are not independent, which the errors
+    of text do not count.
+    """
     count = len(records)
     tokens = math.fsum(record["tokens"] for record in records)
     ce = math.fsum(record["nats"] for record in records) / tokens
@@ -197,4 +209,6 @@ def _summary(records: Sequence[dict[str, Any]]) -> tuple[dict[str, float], dict[
     if count > 1:
         squares = math.fsum((record["nats"] - ce * record["tokens"]) ** 2 for record in records)
         errors["ce"] = math.sqrt(squares * count / (count - 1)) / tokens
+        if math.isfinite(metrics["ppl"] * errors["ce"]):
+            errors["ppl"] = metrics["ppl"] * errors["ce"]
     return metrics, errors

@@ -12,13 +12,16 @@ if TYPE_CHECKING:
 
     from lorascope.sweeps import Event, SweepOutcome, SweepSpec
 
+_COLUMNS = ("R", "D", "N", "accuracy", "ce", "miub_js", "text_ppl", "seconds_total", "mi_joint", "ppl")
+"""Columns of the table on the terminal, the first ones that fit."""
+
 
 def sweep_command(
     sweep: Annotated[Path, typer.Argument(help="YAML file with base, grid and cells; see above.")],
     out: Annotated[Path, typer.Option(help="Folder of the sweep. The same command goes on where it stopped.")],
     executor: Annotated[str, typer.Option(help="Where cells run: local, ray or slurm.")] = "local",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Cells at a time. [default: one a GPU, else one a core with 4 GiB]")
+        int | None, typer.Option(min=1, help="Cells at a time. \\[default: one a GPU, else one a core with 4 GiB]")
     ] = None,
     retry: Annotated[bool, typer.Option(help="Try cells again that failed in an earlier call.")] = True,
     dry_run: Annotated[
@@ -28,19 +31,19 @@ def sweep_command(
     gpus: Annotated[float | None, typer.Option(min=0, help="ray, slurm: GPUs a cell.")] = None,
     memory: Annotated[float | None, typer.Option(min=0, help="ray, slurm: GiB of memory a cell.")] = None,
     address: Annotated[
-        str | None, typer.Option(help="ray: of a cluster, such as auto. [default: Ray on this machine]")
+        str | None, typer.Option(help="ray: of a cluster, such as auto. \\[default: Ray on this machine]")
     ] = None,
     max_retries: Annotated[
-        int | None, typer.Option(min=0, help="ray: new starts of a cell whose worker died. [default: 3]")
+        int | None, typer.Option(min=0, help="ray: new starts of a cell whose worker died. \\[default: 3]")
     ] = None,
     cluster: Annotated[str | None, typer.Option(help="slurm: slurm, or local and debug to try it out.")] = None,
     partition: Annotated[str | None, typer.Option(help="slurm: partition.")] = None,
-    minutes: Annotated[int | None, typer.Option(min=1, help="slurm: time limit of a cell. [default: 240]")] = None,
+    minutes: Annotated[int | None, typer.Option(min=1, help="slurm: time limit of a cell. \\[default: 240]")] = None,
     progress: Annotated[bool, typer.Option(help="Show the progress bar.")] = True,
 ) -> None:
-    r"""Run a grid of runs; stop it, kill it, run it again: nothing is lost.
+    """Run a grid of runs; stop it, kill it, run it again: nothing is lost.
 
-    An example of sweep.yaml (options are those of  lorascope train  in a YAML file):
+    An example of sweep.yaml (settings are those of  lorascope train  in a YAML file):
 
     \b
         base:
@@ -54,13 +57,18 @@ def sweep_command(
         cells:                      # single runs beside the grid
           - {rank: 16, use_dora: true}
 
-    Each cell is a run of its own in OUT/runs, with its record. The table is in OUT/table.csv (and table.parquet), written
-    after every cell. Cells that are done are kept; an interrupted one goes on from its last checkpoint; one that fails is
-    recorded with its reason, and the rest goes on. A grid can grow: add values and run it again. Several commands may work
-    on one folder at the same time.
+    Each cell is a run of its own in OUT/runs, with its record.
 
-    Exit code: 0 if all cells are done, 1 if some failed (the last line says how many), 2 if the sweep or an option is
-    wrong, 130 after Ctrl-C.
+    The table is OUT/table.csv (and table.parquet), written after every cell.
+
+    Cells that are done are kept; an interrupted one goes on from its last checkpoint.
+
+    A cell that fails is recorded with its reason, and the rest goes on.
+
+    A grid can grow: add values, and run it again. Several commands can share a folder.
+
+    Exit code: 0 if all cells are done, 1 if some failed (a last line says how many), 2 if the
+    sweep or an option is wrong, 130 after Ctrl-C.
     """
     from rich.console import Console
 
@@ -167,26 +175,38 @@ class _Watch:
 
 def _show(console: Console, outcome: SweepOutcome) -> None:
     """The table, one row a cell, with the columns that fit."""
-    import pandas as pd
     from rich.markup import escape
     from rich.table import Table
 
-    from lorascope.cli._console import number
+    from lorascope.core.metrics import METRICS
 
     frame = outcome.table
-    wanted = ("R", "D", "N", "accuracy", "ce", "ppl", "miub_js", "mi_joint", "text_ppl", "seconds_total")
-    columns = [name for name in wanted if name in frame and frame[name].notna().any()]
+    columns = [name for name in _COLUMNS if name in frame and frame[name].notna().any()]
+    if frame["N"].nunique() < 2:
+        columns = [name for name in columns if name != "N"]
+    room = console.width - max(len(name) for name in frame["name"]) - 14
+    columns = columns[: max(2, room // 12)]
     table = Table(title=escape(f"{len(frame)} cells"), title_justify="left", header_style="bold")
-    table.add_column("cell", overflow="fold")
+    table.add_column("cell", no_wrap=True)
     table.add_column("status", no_wrap=True)
     for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(METRICS[name].label if name in METRICS else name, justify="right")
     for row in frame.to_dict("records"):
-        known = row["status"] == "done"
-        values = [number(float(row[name])) if known and pd.notna(row[name]) else "-" for name in columns]
+        values = [_value(row[name]) if row["status"] == "done" else "-" for name in columns]
         table.add_row(escape(str(row["name"])), str(row["status"]), *values)
     console.print(table)
     console.print(f"table: {outcome.table_path}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _value(value: Any) -> str:
+    """A number of the table; a dash for what is not known."""
+    import pandas as pd
+
+    from lorascope.cli._console import number
+
+    if pd.isna(value):
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else number(float(value))
 
 
 def _dry_run(console: Console, spec: SweepSpec, workers: int) -> None:

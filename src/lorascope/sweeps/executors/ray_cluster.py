@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from lorascope.core.errors import InputError
 from lorascope.core.optional import require
 from lorascope.sweeps.executors.local import threads_for, usable_cores
 from lorascope.sweeps.executors.protocol import Finished
+
+_KNOCK_SECONDS = 10.0
 
 
 def work_in_ray(folder: str, name: str, seen: int, threads: int) -> str:
@@ -99,8 +102,9 @@ class RayExecutor:
         else:
             options["address"] = self._address
         try:
+            _knock(self._address)
             self._ray.init(**options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise InputError(
                 f"no Ray cluster at '{self._address}' ({reason}): start one with  ray start --head"
@@ -145,3 +149,14 @@ class RayExecutor:
                 return Finished(name, "stopped")
             reason = " ".join(str(error).split())
             return Finished(name, "lost", f"its Ray worker was lost: {reason[:300]}")
+
+
+def _knock(address: str | None) -> None:
+    """Find out in seconds whether anything listens at ``HOST:PORT``; Ray itself tries for minutes.
+
+    Raises:
+        OSError: Nothing does.
+    """
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=_KNOCK_SECONDS).close()

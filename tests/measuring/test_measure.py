@@ -302,3 +302,39 @@ def test_a_silent_layer_has_no_size_of_update_and_the_result_says_so() -> None:
     assert ratios.count(None) == 1 and next(x for x in result.layers if x["name"] == name).get("update_ratio") is None
     mean = sum(defined) / len(defined) if METRICS["update_ratio"].reduce == "mean" else sum(defined)
     assert result.totals["update_ratio"] == pytest.approx(mean)
+
+
+def padding_said(result: AdapterMeasurement) -> int:
+    [*found] = [line for line in result.warnings if "look like padding" in line]
+    assert len(found) < 2 and all("\n" not in line and "attention_mask" in line for line in found)
+    return int(found[0].split()[0]) if found else 0
+
+
+def test_padding_without_a_mask_is_counted_and_said() -> None:
+    model = adapted("llama")  # pad 0, eos 2
+    ids = torch.tensor([[5, 6, 7, 8], [5, 6, 0, 0], [0, 5, 6, 2]])
+    plain, masked = {"input_ids": ids}, {"input_ids": ids, "attention_mask": (ids != 0).long()}
+    result = measure(model, [plain, {"input_ids": ids[:2]}], progress=False)
+    assert padding_said(result) == 5 and result.counts["tokens"] == 20
+    assert padding_said(measure(model, [masked], progress=False)) == 0
+    assert padding_said(measure(model, [{"input_ids": ids[:1]}], progress=False)) == 0
+    # As rows: those that lorascope pads itself are right, those that were padded before are not.
+    rows = [{"input_ids": row} for row in ids.tolist()]
+    assert padding_said(measure(model, rows, progress=False)) == 3
+    assert padding_said(measure(model, [{**row, "attention_mask": [1] * 4} for row in rows], progress=False)) == 0
+    # Where only the labels count, padding without a label does not.
+    labels = ids.masked_fill(ids == 0, -100)
+    assert padding_said(measure(model, [{**plain, "labels": labels}], tokens="completion", progress=False)) == 0
+    assert padding_said(measure(model, [{**plain, "labels": labels}], tokens="prompt", progress=False)) == 3
+
+
+def test_a_pad_token_that_also_ends_texts_is_padding_where_it_repeats(tiny_tokenizer) -> None:
+    tiny_tokenizer.pad_token = tiny_tokenizer.eos_token  # id 2
+    model = adapted("llama")
+    model.config.pad_token_id = None
+    ids = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 2], [5, 2, 2, 2], [2, 2, 5, 6], [2, 5, 2, 2]])
+    assert padding_said(measure(model, [{"input_ids": ids}], tokenizer=tiny_tokenizer, progress=False)) == 3
+    model.config.pad_token_id, model.config.eos_token_id = 2, [2, 9]
+    assert padding_said(measure(model, [{"input_ids": ids}], progress=False)) == 3
+    model.config.pad_token_id = None
+    assert padding_said(measure(model, [{"input_ids": ids}], progress=False)) == 0

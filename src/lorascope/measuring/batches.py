@@ -157,7 +157,17 @@ def _feature_batches(
     if tokenizer is None and len({len(sequence) for sequence in sequences}) > 1:
         raise InputError("features of different lengths need a tokenizer to pad them: pass tokenizer=...")
     pad_id = pad_token_id(tokenizer, pad_token) if tokenizer is not None else 0
-    return _collated(features, PaddingCollator(pad_id), batch_size)
+    collate = PaddingCollator(pad_id)
+    if any("attention_mask" in feature for feature in features):
+        return _collated(features, collate, batch_size)
+    return _collated(features, lambda rows: _without_invented_mask(rows, collate(rows)), batch_size)
+
+
+def _without_invented_mask(rows: Sequence[Any], batch: Batch) -> Batch:
+    """A batch of rows that brought no mask and needed no padding: the rows may hold padding of the user's own."""
+    if len({len(row["input_ids"]) for row in rows}) == 1:
+        del batch["attention_mask"]
+    return batch
 
 
 def _collated(features: Sequence[Any], collate: Any, batch_size: int) -> DataLoader[Any]:

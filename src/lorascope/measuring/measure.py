@@ -20,7 +20,7 @@ from lorascope.core.provenance import collect
 from lorascope.measuring.batches import make_batches
 from lorascope.measuring.losses import Losses
 from lorascope.measuring.processes import processes
-from lorascope.measuring.selection import REDUCTIONS, TOKENS, Selection, select_tokens
+from lorascope.measuring.selection import REDUCTIONS, TOKENS, PadTokens, Selection, select_tokens
 from lorascope.measuring.state import LayerState, Options
 from lorascope.results import AdapterMeasurement
 from lorascope.tasks.evaluate import evaluation_mode
@@ -131,10 +131,12 @@ def measure(
     )
     device = next(model.parameters()).device
     with active_adapter(model, adapter), evaluation_mode(model):
-        states, losses, samples, token_count = _run(model, batches, options, variant, tokens, device, progress)
+        pads = PadTokens.of(config, tokenizer)
+        states, losses, seen = _run(model, batches, options, variant, tokens, device, progress, pads)
+        samples, token_count, padding = seen
         notes: list[str] = []
         records = [state.record(samples, notes) for state in states]
-        notes = _warnings(model, states, records, counts) + notes
+        notes = _warnings(model, states, records, counts, padding) + notes
         base = getattr(model, "get_base_model", lambda: model)()
         provenance = collect(
             seed=seed,
@@ -196,8 +198,9 @@ def _run(
     tokens: str,
     device: torch.device,
     progress: bool,
-) -> tuple[list[LayerState], Losses, int, int]:
-    """Pass the data through the model; returns merged states, losses, samples and tokens."""
+    pads: PadTokens,
+) -> tuple[list[LayerState], Losses, tuple[int, int, int]]:
+    """Pass the data through the model; returns merged states, losses, and samples, tokens and padding among those."""
     group = processes()
     rank, world = (group.process_index, group.num_processes) if group is not None else (0, 1)
     states: dict[str, LayerState] = {}
@@ -207,7 +210,7 @@ def _run(
         states[component.name].update(frozen, adapted, selection)
 
     losses = Losses(model, device)
-    seen = torch.zeros(2, dtype=torch.float64, device=device)
+    seen = torch.zeros(3, dtype=torch.float64, device=device)
     with Capture(model, consume, variant) as capture:
         states.update({c.name: LayerState(c, options, device) for c in capture.components})
         total = operator.length_hint(batches) or None
@@ -229,7 +232,9 @@ def _run(
                 ) from error
             if any(group in options.groups for group in ("ce", "ppl", "accuracy")):
                 losses.update(outputs, inputs)
-            seen += torch.tensor([selection.samples, sum(selection.sizes)], dtype=torch.float64, device=device)
+            seen[:2] += torch.tensor([selection.samples, sum(selection.sizes)], dtype=torch.float64, device=device)
+            if (padding := pads.count(inputs, selection)) is not None:
+                seen[2] += padding
     if world > 1:
         for state in states.values():
             state.ensure(state.component.d_out)
@@ -241,7 +246,7 @@ def _run(
         raise InputError("no data: the loader gave no batch")
     found = list(states.values())
     token_count = int(seen[1]) or int(found[0].rows)
-    return found, losses, int(seen[0]), token_count
+    return found, losses, (int(seen[0]), token_count, int(seen[2]))
 
 
 def _totals(records: list[dict[str, Any]]) -> dict[str, float]:
@@ -255,9 +260,14 @@ def _totals(records: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _warnings(
-    model: nn.Module, states: list[LayerState], records: list[dict[str, Any]], counts: dict[str, int]
+    model: nn.Module, states: list[LayerState], records: list[dict[str, Any]], counts: dict[str, int], padding: int
 ) -> list[str]:
     notes = []
+    if padding:
+        notes.append(
+            f"{padding} tokens that count look like padding, in batches without attention_mask: give the batches one, or "
+            "every number here is partly of padding"
+        )
     saved = other_trained_modules(model)
     if saved:
         shown = ", ".join(saved[:5]) + (" ..." if len(saved) > 5 else "")

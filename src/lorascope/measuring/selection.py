@@ -107,3 +107,44 @@ def select_tokens(batch: Mapping[str, Any], tokens: str) -> Selection:
     sizes = tuple(int(n) for n in real.sum(dim=1))
     index = None if sum(sizes) == real.numel() else real.reshape(-1).nonzero().reshape(-1)
     return Selection(int(real.shape[0]), int(real.shape[1]), index, sizes)
+
+
+@dataclass(frozen=True)
+class PadTokens:
+    """The token ids that fill short rows, to tell padding where a batch has no attention_mask.
+
+    Attributes:
+        fill: Ids that stand for nothing else: each is padding wherever it is.
+        end: Ids that also end a text: padding where they repeat at the end of a row.
+    """
+
+    fill: tuple[int, ...]
+    end: tuple[int, ...]
+
+    @classmethod
+    def of(cls, config: Any, tokenizer: Any) -> PadTokens:
+        """The pad tokens that a model's configuration and a tokenizer name; either may be None."""
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        pads, ends = (
+            {int(x) for source in (text, tokenizer) for x in _ids(getattr(source, name, None))}
+            for name in ("pad_token_id", "eos_token_id")
+        )
+        return cls(tuple(sorted(pads - ends)), tuple(sorted(pads & ends)))
+
+    def count(self, batch: Mapping[str, Any], selection: Selection) -> Tensor | None:
+        """How many of the tokens that count are padding; None where the batch says so itself, or has no tokens."""
+        ids = batch.get("input_ids")
+        if not isinstance(ids, Tensor) or ids.dim() != 2 or batch.get("attention_mask") is not None:
+            return None
+        padding = torch.isin(ids, torch.tensor(self.fill, dtype=ids.dtype, device=ids.device))
+        for token in self.end:
+            run = (ids == token).flip(1).cumprod(1).flip(1).bool()
+            padding[:, 1:] |= run[:, 1:] & run[:, :-1]  # all of a run but its first, which ends the text
+        flat = padding.reshape(-1)
+        return (flat if selection.index is None else flat[selection.index]).sum()
+
+
+def _ids(value: Any) -> list[int]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, int) else [x for x in value if isinstance(x, int)]

@@ -12,6 +12,7 @@ import typer
 
 from lorascope.cli.claims import claims_command
 from lorascope.cli.measure import measure_command
+from lorascope.cli.plan import plan_command
 from lorascope.cli.quickstart import quickstart_command
 from lorascope.cli.report import report_command
 from lorascope.cli.sweep import sweep_command
@@ -48,6 +49,7 @@ app.command("quickstart")(_stoppable(quickstart_command))
 app.command("train")(_stoppable(train_command))
 app.command("measure")(_stoppable(measure_command))
 app.command("sweep")(_stoppable(sweep_command))
+app.command("plan")(_stoppable(plan_command))
 app.command("claims")(_stoppable(claims_command))
 app.command("report")(_stoppable(report_command))
 

@@ -79,28 +79,22 @@ def _clean(text: str) -> str:
 _ARC_SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 _NO_TEST_LABELS = {"train": "train", "test": "validation"}
 
+
+def _texts(repo: str, config: str, column: str, revision: str | None = None, join: str | None = None) -> HubTask:
+    def convert(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {"text": row[column]}
+
+    return HubTask(repo, config, _ARC_SPLITS, convert, kind="text", revision=revision, join=join)
+
+
 HUB_TASKS: dict[str, HubTask] = {
     "piqa": HubTask("baber/piqa", None, _NO_TEST_LABELS, piqa_row),
     "arc_easy": HubTask("allenai/ai2_arc", "ARC-Easy", _ARC_SPLITS, arc_row),
     "arc_challenge": HubTask("allenai/ai2_arc", "ARC-Challenge", _ARC_SPLITS, arc_row),
     "winogrande": HubTask("allenai/winogrande", "winogrande_xl", _NO_TEST_LABELS, winogrande_row, style="blank"),
     "hellaswag": HubTask("Rowan/hellaswag", None, _NO_TEST_LABELS, hellaswag_row, style="continuation"),
-    "wikitext": HubTask(
-        "EleutherAI/wikitext_document_level",
-        "wikitext-2-raw-v1",
-        _ARC_SPLITS,
-        lambda row: {"text": row["page"]},
-        kind="text",
-    ),
-    "ptb": HubTask(
-        "ptb-text-only/ptb_text_only",
-        "penn_treebank",
-        _ARC_SPLITS,
-        lambda row: {"text": row["sentence"]},
-        kind="text",
-        revision="refs/convert/parquet",
-        join=" ",
-    ),
+    "wikitext": _texts("EleutherAI/wikitext_document_level", "wikitext-2-raw-v1", "page"),
+    "ptb": _texts("ptb-text-only/ptb_text_only", "penn_treebank", "sentence", "refs/convert/parquet", join=" "),
 }
 
 

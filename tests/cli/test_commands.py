@@ -486,3 +486,19 @@ def test_help_and_version_are_no_errors(run: Run) -> None:
     code, out, err = run()
     assert (code, err) == (2, "")
     assert "quickstart" in out
+
+
+def test_a_file_of_one_row_is_measured_and_not_trained_on(
+    tmp_path: Path, tiny_model_dir: Path, adapter_dir: Path, run: Run
+) -> None:
+    file = tmp_path / "one.JSONL"
+    file.write_text(json.dumps(ROWS[0]) + "\n")
+    code, out, err = run("measure", adapter_dir, "--model", tiny_model_dir, "--task", file, "--json", "--no-progress")
+    assert code == 0, err
+    result = json.loads(out)
+    assert (result["counts"]["samples"], result["counts"]["questions"]) == (1, 1)
+    assert result["totals"]["miub_js"] > 0
+    assert result["settings"]["evaluation"]["errors"] == {}
+    code, out, err = run(*train_options(tiny_model_dir, file, tmp_path / "out"))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "has 1 row in one file, none for split 'train'" in err

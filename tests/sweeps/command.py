@@ -52,7 +52,7 @@ class ColdCommand:
     def __init__(self, options: list[object], log: Path) -> None:
         with log.open("ab") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.sweeps.typed", *typed(options)],
+                [sys.executable, "-m", "lorascope", *typed(options)],
                 env=environment(),
                 cwd=Path(__file__).parents[2],
                 stdout=file,

@@ -154,5 +154,5 @@ def test_without_slurm_it_is_said(tmp_path: Path) -> None:
 
 
 def test_an_address_without_a_cluster_is_said() -> None:
-    with pytest.raises(InputError, match="no Ray cluster at '127.0.0.1:1'"):
+    with pytest.raises(InputError, match=r"no Ray cluster at '127\.0\.0\.1:1'"):
         RayExecutor(address="127.0.0.1:1").start()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from multiprocessing import util
 
 import lorascope.sweeps.preload  # noqa: F401
-from tests.sweeps.typed import main
+from lorascope.cli import main
 
 _spawn = util.spawnv_passfds
 

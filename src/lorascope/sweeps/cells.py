@@ -153,13 +153,13 @@ def cell_name(spec: RunSpec) -> str:
         spec: The run.
 
     Returns:
-        Letters, digits, ``-``, ``_`` and ``.``, at most 120 of them.
+        Small letters, digits, ``-`` and ``_``, at most 140 of them.
 
     Example:
         >>> cell_name(RunSpec(rank=16, train_limit=300))
         'r16-n300-s0'
         >>> cell_name(RunSpec(rank=16, train_limit=300, learning_rate=1e-3))
-        'r16-n300-s0-5a7ac3b1'
+        'r16-n300-s0-98d7109b'
     """
     values, defaults = plain_spec(spec), json.loads(json.dumps(_defaults()))
     changed = {key: value for key, value in values.items() if value != defaults.get(key)}
@@ -193,7 +193,7 @@ def _defaults() -> dict[str, Any]:
 def _slug(text: str) -> str:
     """The last part of a path or hub id, in characters that every file system takes."""
     last = text.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
-    return re.sub(r"[^A-Za-z0-9_]+", "-", last).strip("-")[:24].strip("-")
+    return re.sub(r"[^a-z0-9_]+", "-", last.lower()).strip("-")[:24].strip("-")
 
 
 def _is_task(name: str) -> bool:

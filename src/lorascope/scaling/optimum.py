@@ -19,7 +19,8 @@ EMPTY = 1e-6  # an amplitude below this, for a metric of size 1, is none
 _MAD = 1.4826
 _LEAST = 0.05
 _SIGN_MARGIN = 6.0  # by how much a fit with amplitudes of mixed signs must be better, in units of the loss
-_EXPONENTS = (0.1, 0.4, 1.2)
+_EXPONENTS = (0.1, 0.4, 1.2)  # to start from, where amplitudes are positive
+_FEWER = (0.2, 0.8)  # likewise for each choice of directions, where signs are free
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,7 @@ def starts(
     k, found = len(form.axes), []
     signs = [(-1.0 if slope > 0 else 1.0,) if positive else (1.0, -1.0) for slope in slopes]
     for direction in itertools.product(*signs):
-        for sizes in itertools.product(_EXPONENTS, repeat=k):
+        for sizes in itertools.product(_EXPONENTS if positive else _FEWER, repeat=k):
             exponents = np.array(direction) * np.array(sizes)
             theta = np.zeros(form.size)
             theta[len(form.amplitudes) : len(form.amplitudes) + k] = exponents
@@ -127,7 +128,7 @@ def _fit(form: Form, x: np.ndarray, y: np.ndarray, loss: str, relative: bool, *,
     sigma = max(scale_of((y - rough) / spread, 1), 1e-9)
     early = "squares" if loss == "squares" else "huber"
     problem = Problem(form, x, spread * sigma, early, low, high)
-    theta, cost = solve(problem, np.broadcast_to(y, (len(begin), len(y))), begin, iterations=60, tolerance=1e-6)
+    theta, cost = solve(problem, np.broadcast_to(y, (len(begin), len(y))), begin, iterations=15, tolerance=1e-4)
     order = np.argsort(cost)[:6]
     theta = theta[order]
     current = y[None]

@@ -15,6 +15,7 @@ from lorascope.cli.measure import measure_command
 from lorascope.cli.plan import plan_command
 from lorascope.cli.quickstart import quickstart_command
 from lorascope.cli.report import report_command
+from lorascope.cli.reproduce import reproduce_command
 from lorascope.cli.sweep import sweep_command
 from lorascope.cli.train import train_command
 from lorascope.core.errors import LorascopeError
@@ -51,6 +52,7 @@ app.command("measure")(_stoppable(measure_command))
 app.command("sweep")(_stoppable(sweep_command))
 app.command("plan")(_stoppable(plan_command))
 app.command("claims")(_stoppable(claims_command))
+app.command("reproduce")(_stoppable(reproduce_command))
 app.command("report")(_stoppable(report_command))
 
 

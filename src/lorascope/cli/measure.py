@@ -101,6 +101,11 @@ def measure_command(
     from lorascope.measuring import measure
     from lorascope.measuring.processes import is_main_process
 
+    lm_eval_names = [part.strip() for part in (lm_eval or "").split(",") if part.strip()]
+    if lm_eval_names:
+        from lorascope.tasks import require_lm_eval_tasks
+
+        require_lm_eval_tasks(lm_eval_names)
     trained = list(config.modules_to_save or [])
     prepared = language_model(request) if found == "causal" else classifier(request, found, trained)
     result = measure(
@@ -139,11 +144,11 @@ def measure_command(
         result.settings["evaluation"] = {**scored.settings, "errors": scored.errors}
     elif "accuracy" in result.totals:
         result.counts["questions"] = result.counts["samples"]  # of a classifier, from the pass that measures
-    if lm_eval:
+    if lm_eval_names:
         from lorascope.tasks import lm_eval_scores
 
         tokenizer = prepared.options["tokenizer"]
-        result.settings["lm_eval"] = lm_eval_scores(prepared.model, tokenizer, lm_eval.split(","), limit=score_limit)
+        result.settings["lm_eval"] = lm_eval_scores(prepared.model, tokenizer, lm_eval_names, limit=score_limit)
     _show(result, f"{adapter} on {task or 'towns'}", out, as_json)
 
 

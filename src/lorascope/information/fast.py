@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lorascope.core.errors import InputError
+
 _BLOCK_ELEMENTS = 1 << 18
 """Numbers in one block of rows: a block and its two buffers fit the caches of a current processor."""
 
@@ -38,6 +40,9 @@ def probability_jensen_shannon(p: Float[Tensor, "rows d"], q: Float[Tensor, "row
     Returns:
         JS in nats, one per row, in [0, ln 2]; NaN for rows that hold a NaN.
 
+    Raises:
+        InputError: The shapes differ, or are not those of matrices.
+
     Example:
         >>> probability_jensen_shannon(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
         tensor([0.6931])
@@ -58,6 +63,9 @@ def softmax_jensen_shannon(o: Float[Tensor, "rows d"], l: Float[Tensor, "rows d"
         JS in nats, one per row, in [0, ln 2]; float32, or float64 for float64 input. Rows that hold a NaN or a positive
         infinity give NaN: the model that made them is broken.
 
+    Raises:
+        InputError: The shapes differ, or are not those of matrices.
+
     Example:
         >>> softmax_jensen_shannon(torch.zeros(1, 4), torch.zeros(1, 4))
         tensor([0.])
@@ -69,6 +77,10 @@ def softmax_jensen_shannon(o: Float[Tensor, "rows d"], l: Float[Tensor, "rows d"
 
 
 def _blockwise(a: Tensor, b: Tensor, *, softmax: bool) -> Tensor:
+    if a.shape != b.shape or a.dim() != 2:
+        raise InputError(
+            f"shapes {tuple(a.shape)} and {tuple(b.shape)}: give two matrices (rows, features) of one shape"
+        )
     dtype = torch.float64 if a.dtype == torch.float64 else torch.float32
     rows, d = a.shape
     out = torch.empty(rows, dtype=dtype, device=a.device)

@@ -3,7 +3,7 @@
 Models are loaded by `lorascope.tasks.embedded`.
 """
 
-from lorascope.tasks.bridge import lm_eval_scores, task_to_lm_eval
+from lorascope.tasks.bridge import lm_eval_scores, require_lm_eval_tasks, task_to_lm_eval
 from lorascope.tasks.collate import PaddingCollator, pad_token_id
 from lorascope.tasks.encode import Encoded, encode_task
 from lorascope.tasks.evaluate import Evaluation, evaluate_task
@@ -31,6 +31,7 @@ __all__ = [
     "load_task",
     "pad_token_id",
     "prompt_lengths",
+    "require_lm_eval_tasks",
     "task_to_lm_eval",
     "with_length",
 ]

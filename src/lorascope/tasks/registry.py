@@ -74,7 +74,11 @@ def load_task(
         task = Task(name, HUB_TASKS[name].kind, downloaded, style=HUB_TASKS[name].style, sources=sources)
     else:
         path = Path(name).expanduser()
-        if not path.exists():
+        try:
+            found = path.exists()
+        except OSError as error:  # a name longer than any file's
+            raise DataError(f"task '{name[:40]}...' is neither a known task nor a path: {error.strerror}") from error
+        if not found:
             if "/" in name or "\\" in name or path.suffix:
                 raise DataError(
                     f"no file or folder '{name}': give a path that exists, or a task name ({', '.join(TASKS)})"

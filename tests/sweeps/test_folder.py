@@ -156,6 +156,20 @@ def test_a_stopped_cell_ends_the_sweep(tmp_path: Path) -> None:
     assert list(sweep_table(tmp_path / "s")["status"]) == ["pending", "pending"]
 
 
+def test_a_cell_that_ends_beside_a_stopped_one_is_kept(tmp_path: Path) -> None:
+    class Both(Inline):
+        slots = 2
+
+        def wait(self, timeout: float) -> list[Finished]:
+            stopped, done = (name for name, _ in self.asked)
+            self.place.store.finish(record(done, 4))
+            return [Finished(stopped, "stopped"), Finished(done, "done")]
+
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(grid(2, 4), tmp_path / "s", executor=Both())
+    assert list(pd.read_csv(tmp_path / "s" / "table.csv")["status"]) == ["pending", "done"]
+
+
 def test_a_done_cell_with_leftovers_is_tidied(tmp_path: Path) -> None:
     """Killed between the record and the clearing away."""
     run_sweep(grid(2), tmp_path / "s", executor=Inline())

@@ -84,6 +84,7 @@ class SweepFolder:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         self.store = RunStore(self.root / "runs")
+        self._cells: dict[str, Cell] = {}
 
     @classmethod
     def open(cls, root: str | Path) -> SweepFolder:
@@ -135,8 +136,10 @@ class SweepFolder:
         Raises:
             DataError: There is no such cell, or its file is damaged.
         """
-        path = self._cell_path(name)
-        return Cell.from_dict(_mapping(path), source=str(path))
+        if name not in self._cells:
+            path = self._cell_path(name)
+            self._cells[name] = Cell.from_dict(_mapping(path), source=str(path))
+        return self._cells[name]  # a cell never changes once it is written
 
     def cells(self) -> list[Cell]:
         """All cells that were ever asked for, in the order of rank, training rows, seed and name."""

@@ -102,7 +102,6 @@ def run_sweep(
         >>> outcome.table[["R", "D", "accuracy"]]  # doctest: +SKIP
     """
     spec = sweep if isinstance(sweep, SweepSpec) else SweepSpec.load(sweep)
-    spec.expand()  # what is wrong in the sweep is said before an executor starts anything
     machines = make_executor(executor, **options) if isinstance(executor, str) else executor
     place = SweepFolder(Path(out_dir).resolve())
     names = [cell.name for cell in place.claim(spec)]
@@ -216,12 +215,12 @@ class _Loop:
 
     def halt(self) -> None:
         """Let running cells save; a second Ctrl-C makes them stop at once."""
+        running = set(self.started)
         for _ in range(2):
             try:
                 self.machines.stop()
-                while self.started:
-                    for cell in self.machines.wait(_WAIT_SECONDS):
-                        self.started.pop(cell.name)
+                while any(self.place.is_held(name) for name in running):
+                    running -= {cell.name for cell in self.machines.wait(_WAIT_SECONDS)}
                 return
             except KeyboardInterrupt:
                 continue

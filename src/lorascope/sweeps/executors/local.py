@@ -182,7 +182,7 @@ def _ended(name: str, pipe: Connection, code: int | None) -> Finished:
         code = code or 0
     how = f"by signal {-code} ({signal.Signals(-code).name})" if code and code < 0 else f"with exit code {code}"
     hint = "; often too little memory: use fewer --workers" if code == -signal.SIGKILL else ""
-    return Finished(name, "lost", f"its process ended {how}{hint}")
+    return Finished(name, "lost", f"its process ended {how}{hint}; see cells/{name}.log")
 
 
 def _cell(pipe: Connection, folder: str, name: str, seen: int, threads: int, gpu: str | None, log: str) -> None:

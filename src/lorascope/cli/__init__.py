@@ -11,6 +11,7 @@ from typing import cast
 import typer
 
 from lorascope.cli.claims import claims_command
+from lorascope.cli.fit import fit_command
 from lorascope.cli.measure import measure_command
 from lorascope.cli.plan import plan_command
 from lorascope.cli.quickstart import quickstart_command
@@ -50,6 +51,7 @@ app.command("quickstart")(_stoppable(quickstart_command))
 app.command("train")(_stoppable(train_command))
 app.command("measure")(_stoppable(measure_command))
 app.command("sweep")(_stoppable(sweep_command))
+app.command("fit")(_stoppable(fit_command))
 app.command("plan")(_stoppable(plan_command))
 app.command("claims")(_stoppable(claims_command))
 app.command("reproduce")(_stoppable(reproduce_command))

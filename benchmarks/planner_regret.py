@@ -340,9 +340,9 @@ def document(found: pd.DataFrame, summary: pd.DataFrame, truths: list[Truth], se
         f"{source}: {len(truths)} problem{'s' * (len(truths) != 1)}, {truths[0].values.shape[1]} seeds, up to "
         f"{max(len(t.cells) for t in truths)} cells each; metric {truths[0].metric}. Every strategy sees only the runs that "
         "it pays for; each seed takes its turn as the first. Regret: mean over seeds of the best cell minus that of the "
-        "chosen one. Noise: run-to-run standard deviation about cell and seed means. Compute: FLOPs of training as a share of the "
-        "whole grid with all seeds. Intervals: 95 %, by resampling problems and seeds. A rule of thumb pays for the one run "
-        "that it picks; random search and TPE stop at the planner's cost, or at "
+        "chosen one. Noise: run-to-run standard deviation about cell and seed means. Compute: FLOPs of training as a "
+        "share of the whole grid with all seeds. Intervals: 95 %, by resampling problems and seeds. A rule of thumb pays "
+        "for the one run that it picks; random search and TPE stop at the planner's cost, or at "
         f"{CAP:.0%}, and take the best mean they saw ({REPEATS} repetitions).",
         "",
         f"The goal, within the noise of the best cell for at most {CAP:.0%} of the compute, is "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from lorascope.core.errors import InputError
 from lorascope.scaling.cost_shapes import ModelShape
 from lorascope.scaling.laws import AXES
 from lorascope.scaling.plan_costs import cost_book
-from lorascope.scaling.plan_problem import Problem, choose, expected_regret, pose
+from lorascope.scaling.plan_problem import Problem, is_settled, pose
 from lorascope.scaling.plan_runs import Runs, candidates_of, prepare
 from lorascope.scaling.table import as_table
 
@@ -31,7 +31,7 @@ def next_cells(
     seeds: Sequence[int] = (0, 1, 2),
     seed: int = 0,
     shape: ModelShape | None = None,
-    max_cost: float | None = None,
+    max_cost: float | int | None = None,
     settle: bool = True,
 ) -> list[dict[str, Any]]:
     """The next cells to run, the most useful first; none when the decision is settled.
@@ -51,7 +51,7 @@ def next_cells(
         seed: Seed of the draws.
         shape: Dimensions of the base model, for costs.
         max_cost: Leave out cells that cost more FLOPs than this, taken together; the rest goes on.
-        settle: Return nothing once the expected regret of the choice is below the noise of a run.
+        settle: Return nothing once the decision is settled (`recommend`).
 
     Returns:
         Mappings with N, R, D, seed, ``flops`` and ``why``.
@@ -108,11 +108,10 @@ def next_cells(
         return picked
     problem = pose(runs, cells, book, seed=seed, use_law=False)
     order = {tuple(cell): index for index, cell in enumerate(cells)}
-    choice, best = choose(problem, np.ones(len(problem.cells), dtype=bool))
     everything = np.ones(len(problem.cells), dtype=bool)
-    if settle and expected_regret(problem, choice, everything) <= problem.noise:
+    if settle and is_settled(problem, everything):
         return picked
-    for place, why in _gradients(problem, n - len(picked), lambda i: free(order[tuple(problem.cells[i])]), best):
+    for place, why in _gradients(problem, n - len(picked), lambda i: free(order[tuple(problem.cells[i])])):
         add(order[tuple(problem.cells[place])], why)
     return picked
 
@@ -140,7 +139,7 @@ def _opening(cells: np.ndarray, flops: np.ndarray) -> list[tuple[int, str]]:
     return found
 
 
-def _gradients(problem: Problem, n: int, free: Any, best: int) -> list[tuple[int, str]]:
+def _gradients(problem: Problem, n: int, free: Callable[[int], bool]) -> list[tuple[int, str]]:
     """Candidates by knowledge gradient over a power of cost, each as if the earlier ones were seen."""
     mean = problem.draws.mean(0)
     centred = problem.draws - mean

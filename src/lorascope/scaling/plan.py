@@ -15,7 +15,7 @@ from lorascope.scaling.cost_shapes import ModelShape
 from lorascope.scaling.design import next_cells
 from lorascope.scaling.laws import AXES
 from lorascope.scaling.plan_costs import cost_book, cost_dict
-from lorascope.scaling.plan_problem import Problem, choose, expected_regret, pose
+from lorascope.scaling.plan_problem import Problem, choose, expected_regret, is_settled, pose
 from lorascope.scaling.plan_result import Plan
 from lorascope.scaling.plan_runs import Runs, candidates_of, prepare
 from lorascope.scaling.plan_units import Budget, parse_budget
@@ -36,7 +36,7 @@ def recommend(
     seed: int = 0,
     level: float = 0.9,
     better: str | None = None,
-    noise: float | None = None,
+    noise: float | int | None = None,
     shape: ModelShape | None = None,
 ) -> Plan:
     """Recommend rank, data and model.
@@ -92,7 +92,7 @@ def recommend(
     # The steps come from draws of their own; the choice and its probabilities stay those of the candidates.
     regret = expected_regret(first, index, affordable)
     varied = len(np.unique(runs.frame["R"])) > 1
-    settled = regret <= first.noise + 1e-12 and varied and not first.outside[index]
+    settled = is_settled(first, affordable) and varied and not first.outside[index]
     if target is not None:
         settled = varied and not first.outside[index] and reached["probability"] >= level
     chosen, factor = first.draws[:, index], runs.sign

@@ -18,6 +18,12 @@ from lorascope.scaling.result import ScalingFit
 
 DRAWS = 512
 
+NOISE_QUANTILE = 0.5
+"""Of the draws of the noise."""
+
+SETTLED = 0.5
+"""Share of the noise of a run that perfect knowledge may gain at most once a decision counts as settled."""
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:
@@ -54,7 +60,7 @@ def pose(
     seed: int = 0,
     law: ScalingFit | None = None,
     use_law: bool = True,
-    noise: float | None = None,
+    noise: float | int | None = None,
     extra: np.ndarray | None = None,
 ) -> Problem:
     """Draw the metric of every candidate.
@@ -116,7 +122,7 @@ def pose(
         cells=cells,
         costs=costs,
         draws=values,
-        noise=float(np.median(spread)) if noise is None else float(noise),
+        noise=float(np.quantile(spread, NOISE_QUANTILE)) if noise is None else float(noise),
         observed=np.array([counts.get(tuple(cell), 0) for cell in cells]),
         outside=((at < logs.min(0) - eps) | (at > logs.max(0) + eps)).any(axis=1),
         law_weight=weight,
@@ -173,6 +179,15 @@ def choose(problem: Problem, allowed: np.ndarray) -> tuple[int, int]:
     good = allowed & (loss <= problem.noise + 1e-12)
     good[best] = True
     return int(np.flatnonzero(good)[0]), best
+
+
+def is_settled(problem: Problem, allowed: np.ndarray) -> bool:
+    """Whether more runs would change little: E[max f] - max E[f] is at most half the noise of a run.
+
+    This is what knowing every candidate exactly would gain over taking the best as it looks now.
+    """
+    best = int(np.argmax(np.where(allowed, problem.draws.mean(0), -np.inf)))
+    return expected_regret(problem, best, allowed) <= SETTLED * problem.noise + 1e-12
 
 
 def expected_regret(problem: Problem, index: int, allowed: np.ndarray) -> float:

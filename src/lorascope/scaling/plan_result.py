@@ -25,7 +25,9 @@ class Plan:
         better: ``higher`` or ``lower``.
         goal: In words: the best, the cheapest for a target, the best for a budget.
         choice: ``N``, ``R``, ``D`` of the advice; None where unknown.
-        settled: Whether the evidence is enough: the expected gain of knowing everything is below the noise of a run.
+        settled: Whether the evidence is enough: knowing every candidate exactly would gain less than half the noise of a
+            run, several ranks were run, and the choice is not an extrapolation; with a target, that the choice reaches it
+            with probability ``level``.
         predicted: Metric expected of the choice, with ``low`` and ``high``: its mean over seeds, at ``level``.
         low: Lower end.
         high: Upper end.

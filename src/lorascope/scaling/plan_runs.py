@@ -189,7 +189,7 @@ def _failures(table: pd.DataFrame, frame: pd.DataFrame, done: Any, kept: Any) ->
     found: dict[tuple[float, float, float], str] = {}
     finished = {tuple(cell) for cell in frame.loc[kept, list(AXES)].to_numpy()}
     for index in table.index[lost]:
-        cell = frame.loc[index, list(AXES)].to_numpy(dtype=float)
+        cell = frame.loc[index, list(AXES)].to_numpy(dtype=float).copy()
         for place, axis in enumerate(AXES):
             if not np.isfinite(cell[place]):
                 drop = "train_limit" if axis == "N" else "model"

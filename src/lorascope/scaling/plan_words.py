@@ -114,26 +114,26 @@ def _step(plan: Plan, step: Mapping[str, Any]) -> str:
     )
 
 
-def _chance(value: float | None) -> str:
+def _chance(value: float | int | None) -> str:
     if value is None:
         return "unknown chance"
     return "under 1% chance" if value < 0.01 else "over 99% chance" if value > 0.99 else f"{value:.0%} chance"
 
 
-def _n(value: float | None) -> str:
+def _n(value: float | int | None) -> str:
     if value is None:
         return "-"
     return f"{value:.3g}" if value == 0 or abs(value) < 0.1 else f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
-def _big(value: float) -> str:
+def _big(value: float | int) -> str:
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{letter}"
     return f"{value:g}"
 
 
-def _time(seconds: float) -> str:
+def _time(seconds: float | int) -> str:
     for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.2g} {unit}"

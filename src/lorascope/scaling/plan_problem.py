@@ -114,7 +114,8 @@ def pose(
         weight = float(1 / (1 + np.exp(-np.clip(gap, -50, 50))))
         taken = rng.random(DRAWS) < weight
         values = np.where(taken[:, None], steered.values, values)
-        spread = np.where(taken, steered.noise, spread)
+        lost = np.sqrt(len(y) / max(len(y) - len(law.params), 1))  # the law took that many degrees of freedom
+        spread = np.where(taken, lost * steered.noise, spread)
     counts = {tuple(cell): count for cell, count in zip(*np.unique(data, axis=0, return_counts=True), strict=True)}
     eps = 1e-9
     return Problem(

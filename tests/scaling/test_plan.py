@@ -399,3 +399,17 @@ def test_sequential_plan_finds_a_good_cell_for_a_fifth_of_the_cost(shape: str) -
     best = max(truth(*cell) for cell in cells)
     assert best - truth(*(plan.choice[axis] for axis in ("N", "R", "D"))) <= 0.02  # noise 0.01, two runs compared
     assert spent <= 0.2 * total
+
+
+def test_the_usual_setting_is_kept_where_few_cells_have_another() -> None:
+    rows = [
+        {"N": 1e8, "R": r, "D": d, "seed": s, "prompt": "main", "accuracy": 0.5}
+        for r in (4, 16)
+        for d in (40, 320)
+        for s in (0, 1)
+    ]
+    rows += [{"N": 1e8, "R": 16, "D": 320, "seed": 0, "prompt": "letters", "accuracy": 0.1}]
+    runs = prepare(pd.DataFrame(rows))
+    assert len(runs.frame) == 8
+    assert set(runs.frame["y"]) == {0.5}
+    assert any("only runs with prompt main: 1 with other settings left out" in note for note in runs.notes)

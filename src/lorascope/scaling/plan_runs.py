@@ -107,8 +107,8 @@ def prepare(
     """Pick the runs of one decision.
 
     Rows that failed, lack a number or are the base model (R = 0) are left out and counted. Where other settings vary
-    (tasks, prompts ...), each run is the average over them, of the cells that have all of them; or, where that would lose
-    most cells, only the usual setting is kept.
+    (tasks, prompts ...), each run is the average over them, of the cells that have all of them; or, where only one
+    setting is in all cells, that one is kept.
 
     Args:
         table: One row a run.
@@ -210,8 +210,8 @@ def _failures(table: pd.DataFrame, frame: pd.DataFrame, done: Any, kept: Any) ->
 def _averaged(table: pd.DataFrame, frame: pd.DataFrame, kept: Any) -> tuple[pd.DataFrame, list[str]]:
     """One row a cell and seed.
 
-    Other settings that vary within those are averaged over if each cell has all of them; where one setting reaches more cells
-    than that, and at least half, it alone is kept.
+    Other settings that vary within those are averaged over if each cell has all of them; where only one
+    setting is in all cells, it alone is kept.
     """
     runs, group = frame[kept].copy(), [*AXES, "seed"]
     notes: list[str] = []
@@ -229,7 +229,7 @@ def _averaged(table: pd.DataFrame, frame: pd.DataFrame, kept: Any) -> tuple[pd.D
         whole = sizes[sizes == len(names)]
         reach = runs.drop_duplicates([*group, "block"])["block"].value_counts()
         usual = str(reach.index[0])
-        if reach.iloc[0] > len(whole) and 2 * reach.iloc[0] >= len(sizes):
+        if len(whole) < reach.iloc[0] == len(sizes):
             told = ", ".join(f"{name} {value}" for name, value in zip(varying, usual.split("/"), strict=True))
             left = int((runs["block"] != usual).sum())
             notes.append(f"only runs with {told}: {left} with other settings left out (--where chooses others)")

@@ -88,7 +88,7 @@ def test_killed_at_random_moments(
     while kills < KILLS:
         cold = kills in COLD
         command = (ColdCommand if cold else server.start)(options(spec, root), root / "log")
-        time.sleep(moments.uniform(3, 10) if cold else moments.uniform(0, seconds))
+        time.sleep(moments.uniform(3, 10) if cold else moments.uniform(0, seconds / 2))
         if command.poll() is None:
             kill_group(command)
             kills += 1
@@ -119,6 +119,18 @@ def test_ctrl_c_saves_and_goes_on(
     again = server.start(options(spec, tmp_path), tmp_path / "log")
     assert again.wait() == 0, (tmp_path / "log").read_text()
     check_end(tmp_path / "out", undisturbed[0])
+
+
+def test_ctrl_c_while_torch_is_imported(tmp_path: Path, spec: SweepSpec) -> None:
+    """Nothing has started yet: no traceback of the processes that are still importing."""
+    log = tmp_path / "log"
+    command = ColdCommand(options(spec, tmp_path), log)
+    until(lambda: (tmp_path / "out" / "table.csv").exists())
+    time.sleep(0.3)
+    os.killpg(command.pid, signal.SIGINT)
+    assert command.wait() == 130, log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert "stopped; run the same command again" in log.read_text()
 
 
 def test_cells_end_when_their_sweep_is_gone(

@@ -6,11 +6,13 @@ that is replaced is how Python's fork server starts: by forking instead of by a 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 from collections.abc import Sequence
 from multiprocessing import util
+from pathlib import Path
 
 import lorascope.sweeps.preload  # noqa: F401
 from lorascope.cli import main
@@ -25,6 +27,11 @@ def fork_server(path: object, args: Sequence[object], passfds: Sequence[int]) ->
     pid = os.fork()
     if pid == 0:
         status = 0
+        kept = {0, 1, 2, *passfds}
+        for number in [int(entry.name) for entry in Path("/dev/fd").iterdir()]:
+            if number not in kept:
+                with contextlib.suppress(OSError):  # the one that listed them is closed already
+                    os.close(number)
         try:
             exec(code, {"__name__": "__main__"})
         except SystemExit:

@@ -19,7 +19,7 @@ import sys
 import threading
 import types
 from collections.abc import Iterator
-from multiprocessing import connection, context, forkserver, get_context
+from multiprocessing import connection, context, forkserver, get_context, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,7 @@ class LocalExecutor:
         settings = {name: str(self._threads) for name in _THREADS}
         # Asking the driver how many GPUs there are must not open a context, which a fork would break.
         settings["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+        resource_tracker.ensure_running()  # by itself, since it lets signals through again when it has started
         with _environment(settings), _no_main_module(), _no_interrupts():
             forkserver.ensure_running()
 

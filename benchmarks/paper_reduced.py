@@ -65,7 +65,7 @@ def main() -> None:
     parts += [
         f"{options.model} on {options.task}: ranks 4, 16 and 64 in place of 32, 128 and 512; 40, 120 and 320 training rows; "
         f"20 steps of 16 rows; 100 questions, 32 measured rows; {options.seeds} seeds (prompts: one). Information in nats, "
-        "summed over layers. Orderings can be compared with the paper's, values cannot. Every run: the CSV file beside this one.",
+        "summed over layers. Orderings can be compared with the paper's, values cannot. Every run: the CSV file beside.",
         "",
     ]
     for name, frame in paper_tables(table).items():

@@ -25,7 +25,7 @@ def fit_command(
     law: Annotated[str, typer.Option(help="additive, multiplicative, or best (the data choose).")] = "best",
     floor: Annotated[
         bool | None,
-        typer.Option("--floor/--no-floor", help="With a floor E or without. [default: as published; best: both]"),
+        typer.Option("--floor/--no-floor", help="With a floor E or without. \\[default: as published; best: both]"),
     ] = None,
     n_boot: Annotated[int, typer.Option(min=0, help="Bootstrap fits for the intervals.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
@@ -122,10 +122,11 @@ def formula(fit: ScalingFit) -> str:
     shown = {name: number(value) for name, value in fit.params.items()}
     powers = {axis: f"({_short(fit.reference[axis])}/{axis})^{shown[EXPONENTS[axis]]}" for axis in fit.axes}
     if fit.law == "additive":
-        text = " + ".join(f"{shown[AMPLITUDES[axis]]} {power}" for axis, power in powers.items())
+        terms = [f"{shown[AMPLITUDES[axis]]} {power}" for axis, power in powers.items()]
     else:
-        text = " ".join([shown["A"], *powers.values()])
-    return f"{fit.metric} = {text}" + (f" + {shown['E']}" if fit.floor else "")
+        terms = [" ".join([shown["A"], *powers.values()])]
+    terms += [shown["E"]] if fit.floor else []
+    return f"{fit.metric} = {' + '.join(terms)}".replace("+ -", "- ")
 
 
 def headline(fit: ScalingFit) -> str:
@@ -159,7 +160,7 @@ def _ends(fit: ScalingFit, name: str) -> tuple[str, str]:
 
 
 _MEANINGS = {
-    "A": "amplitude (of model size)",
+    "A": "amplitude of model size",
     "B": "amplitude of rank",
     "C": "amplitude of data",
     "alpha": "exponent of model size N",
@@ -167,6 +168,14 @@ _MEANINGS = {
     "gamma": "exponent of data size D",
     "E": "floor",
 }
+
+
+def _meaning(fit: ScalingFit, name: str) -> str:
+    if name == "A" and fit.law == "multiplicative":
+        return "amplitude"
+    if name == "E" and next(iter(fit.params.values())) * fit.params["E"] < 0:
+        return "ceiling"
+    return _MEANINGS[name]
 
 
 def parameters(fit: ScalingFit) -> Table:
@@ -183,7 +192,7 @@ def parameters(fit: ScalingFit) -> Table:
         table.add_column(column, justify="right" if column in ("value", "high") or "low" in column else "left")
     for name, value in fit.params.items():
         low, high = _ends(fit, name)
-        table.add_row(name, number(value), low, high, "yes" if fit.identified[name] else "no", _MEANINGS[name])
+        table.add_row(name, number(value), low, high, "yes" if fit.identified[name] else "no", _meaning(fit, name))
     return table
 
 
@@ -202,7 +211,7 @@ def fit_sections(fit: ScalingFit, comparison: LawComparison | None) -> list[Sect
     from lorascope.report.page import Table as PageTable
 
     rows = tuple(
-        (name, number(value), *_ends(fit, name), "yes" if fit.identified[name] else "no", _MEANINGS[name])
+        (name, number(value), *_ends(fit, name), "yes" if fit.identified[name] else "no", _meaning(fit, name))
         for name, value in fit.params.items()
     )
     heads = ("parameter", "value", f"{fit.level:.0%} low", "high", "told by the runs", "what it is")

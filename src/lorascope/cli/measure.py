@@ -14,24 +14,24 @@ def measure_command(
         str | None,
         typer.Option(
             help="Known task, or a path to your own JSONL or Parquet rows; of a classifier: to rows with a label or "
-            "class folders of images. [default: towns, for language models]"
+            "class folders of images. \\[default: towns, for language models]"
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Base model. [default: the one the adapter names]")] = None,
+    model: Annotated[str | None, typer.Option(help="Base model. \\[default: the one the adapter names]")] = None,
     kind: Annotated[
         str | None,
-        typer.Option(help="causal, sequence or image. [default: by the adapter's task_type, or its base model]"),
+        typer.Option(help="causal, sequence or image. \\[default: by the adapter's task_type, or its base model]"),
     ] = None,
     data_dir: Annotated[str | None, typer.Option(help="Local folder with the rows of a known hub task.")] = None,
     prompt: Annotated[str, typer.Option(help="Prompt: main, prompt1, prompt2, prompt3 or plain.")] = "main",
     split: Annotated[
-        str | None, typer.Option(help="train, validation or test. [default: test; all rows of a single file]")
+        str | None, typer.Option(help="train, validation or test. \\[default: test; all rows of a single file]")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most rows to measure.")] = 64,
     metrics: Annotated[
         str | None,
         typer.Option(
-            help="Metrics with commas between, or all. [default: miub_js,mi_joint,update_ratio,spectrum,ce,ppl; of a "
+            help="Metrics with commas between, or all. \\[default: miub_js,mi_joint,update_ratio,spectrum,ce,ppl; of a "
             "classifier accuracy instead of ppl]"
         ),
     ] = None,
@@ -41,10 +41,12 @@ def measure_command(
     tokens: Annotated[str, typer.Option(help="Which tokens count: all, prompt, completion or last.")] = "all",
     reduction: Annotated[str, typer.Option(help="miub_js over tokens: mean, sum or sample_mean.")] = "mean",
     score: Annotated[bool, typer.Option(help="Also score the task: accuracy, cross-entropy, perplexity.")] = True,
-    score_limit: Annotated[int | None, typer.Option(min=1, help="Most rows to score. [default: all]")] = None,
+    score_limit: Annotated[int | None, typer.Option(min=1, help="Most rows to score. \\[default: all]")] = None,
     lm_eval: Annotated[str | None, typer.Option(help="Task names to score with lm-eval too, with commas.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows a forward pass.")] = 16,
-    max_length: Annotated[int | None, typer.Option(min=1, help="Longest row in tokens. [default: the context]")] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, help="Longest row in tokens. \\[default: the context]")
+    ] = None,
     overlong: Annotated[str, typer.Option(help="Longer rows: error, drop or truncate (counted).")] = "error",
     pad_token: Annotated[str | None, typer.Option(help="Pad token where the tokenizer has none; eos works.")] = None,
     joint_dim: Annotated[int, typer.Option(min=2, help="Wider layers are lumped to this many groups.")] = 1024,

@@ -29,7 +29,7 @@ def plan_command(
     ] = None,
     level: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.9,
     better: Annotated[str | None, typer.Option(help="higher or lower, for a metric that lorascope lacks.")] = None,
-    noise: Annotated[float | None, typer.Option(help="Difference that counts as none. [default: measured]")] = None,
+    noise: Annotated[float | None, typer.Option(help="Difference that counts as none. \\[default: measured]")] = None,
     model_config: Annotated[
         Path | None, typer.Option(help="config.json of the base model (or its folder), for exact costs.")
     ] = None,

@@ -13,7 +13,9 @@ def report_command(
         list[Path],
         typer.Argument(help="Folders that lorascope wrote (a run, or a folder of runs), or result.json files."),
     ],
-    out: Annotated[Path | None, typer.Option(help="The HTML file. [default: report.html in the first folder]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The HTML file. \\[default: report.html in the first folder]")
+    ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
 ) -> None:
     """Write one self-contained HTML page about one or several results; needs no network and no torch."""

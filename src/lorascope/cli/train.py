@@ -18,11 +18,11 @@ def train_command(
     task: Annotated[str | None, typer.Option(help="Known task, or a path to your own JSONL or Parquet rows.")] = None,
     data_dir: Annotated[str | None, typer.Option(help="Local folder with the rows of a known hub task.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Prompt: main, prompt1, prompt2, prompt3 or plain.")] = None,
-    rank: Annotated[int | None, typer.Option(help="Rank of the update. [default: 16]")] = None,
-    alpha: Annotated[float | None, typer.Option(help="LoRA alpha. [default: twice the rank]")] = None,
-    dropout: Annotated[float | None, typer.Option(help="LoRA dropout. [default: 0]")] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of the update. \\[default: 16]")] = None,
+    alpha: Annotated[float | None, typer.Option(help="LoRA alpha. \\[default: twice the rank]")] = None,
+    dropout: Annotated[float | None, typer.Option(help="LoRA dropout. \\[default: 0]")] = None,
     target_modules: Annotated[
-        str | None, typer.Option(help="all-linear, a regular expression, or names with commas. [default: all-linear]")
+        str | None, typer.Option(help="all-linear, a regular expression, or names with commas. \\[default: all-linear]")
     ] = None,
     rslora: Annotated[bool | None, typer.Option("--rslora/--no-rslora", help="Scale by alpha / sqrt(rank).")] = None,
     dora: Annotated[bool | None, typer.Option("--dora/--no-dora", help="Train magnitudes beside the update.")] = None,
@@ -32,23 +32,25 @@ def train_command(
     length: Annotated[
         str | None, typer.Option(help="Only rows whose prompt has LOW-HIGH tokens, such as 1-100.")
     ] = None,
-    lr: Annotated[float | None, typer.Option("--lr", "--learning-rate", help="Learning rate. [default: 4e-5]")] = None,
+    lr: Annotated[
+        float | None, typer.Option("--lr", "--learning-rate", help="Learning rate. \\[default: 4e-5]")
+    ] = None,
     optimizer: Annotated[str | None, typer.Option(help="adamw_torch, adafactor or sgd.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows a step. [default: 32]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows a step. \\[default: 32]")] = None,
     micro_batch_size: Annotated[int | None, typer.Option(help="Rows a forward pass, to save memory.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", "--max-steps", help="Training steps.")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the data. [default: 1]")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the data. \\[default: 1]")] = None,
     schedule: Annotated[
-        str | None, typer.Option(help="constant, constant_with_warmup, linear or cosine. [default: constant]")
+        str | None, typer.Option(help="constant, constant_with_warmup, linear or cosine. \\[default: constant]")
     ] = None,
     warmup_steps: Annotated[int | None, typer.Option(help="Steps over which the rate rises.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed. [default: 0]")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Longest row in tokens. [default: the context]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed. \\[default: 0]")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Longest row in tokens. \\[default: the context]")] = None,
     overlong: Annotated[str | None, typer.Option(help="Longer rows: error, drop or truncate (counted).")] = None,
     pad_token: Annotated[str | None, typer.Option(help="Pad token where the tokenizer has none; eos works.")] = None,
     train_limit: Annotated[int | None, typer.Option(help="Most rows to train on.")] = None,
     eval_limit: Annotated[int | None, typer.Option(help="Most test rows to score.")] = None,
-    measure_limit: Annotated[int | None, typer.Option(help="Most test rows to measure. [default: 64]")] = None,
+    measure_limit: Annotated[int | None, typer.Option(help="Most test rows to measure. \\[default: 64]")] = None,
     metrics: Annotated[str | None, typer.Option(help="Metrics with commas between, or all.")] = None,
     text_task: Annotated[str | None, typer.Option(help="Text whose perplexity shows forgetting, e.g. sotu.")] = None,
     text_limit: Annotated[int | None, typer.Option(help="Most windows of that text.")] = None,

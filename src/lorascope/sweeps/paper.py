@@ -36,7 +36,7 @@ def full_sweep(
     cells = []
     for model in models:
         for task in tasks:
-            head = {"model": model, "task": task, "data_dir": data.get(task)}
+            head: dict[str, Any] = {"model": model, "task": task, "data_dir": data.get(task)}
             for seed in range(seeds):
                 cells += [{**head, "rank": rank, "seed": seed} for rank in (32, 128, 512)]
                 cells += [{**head, "rank": 32, "share": share, "seed": seed} for share in SHARES]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,7 +11,7 @@ import plotly.graph_objects as go
 
 from lorascope.core.errors import InputError
 from lorascope.core.metrics import METRICS
-from lorascope.figures.style import GRID, LINES, SCALE, base_layout, label_of, safe
+from lorascope.figures.style import GRID, INK, LINES, SCALE, base_layout, label_of, safe
 
 AXIS_TITLES = {"N": "model size N (parameters)", "R": "rank R", "D": "training rows D"}
 BEYOND = 4.0  # how far curves go past the largest run
@@ -253,7 +254,7 @@ def plot_law_curves(info: LawCurvesInfo) -> go.Figure:
                 "title": title,
                 "domain": [start, start + width],
                 "anchor": f"y{suffix}",
-                "nticks": 5,
+                **_ticks(panel.runs),
             },
             f"yaxis{suffix}": {
                 **axis,
@@ -272,7 +273,7 @@ def plot_law_curves(info: LawCurvesInfo) -> go.Figure:
             y1=1,
             xref=f"x{suffix}",
             yref=f"y{suffix} domain",
-            line={"color": GRID, "dash": "dot", "width": 2},
+            line={"color": INK, "dash": "dot", "width": 1},
         )
     figure.update_layout(yaxis_title={"text": safe(info.label)})
     return figure
@@ -355,8 +356,9 @@ def plot_law_surface(info: LawSurfaceInfo) -> go.Figure:
         customdata=[[run[2], run[3]] for run in info.runs],
         hovertemplate="%{customdata[0]:.4g}, mean of %{customdata[1]} runs<extra></extra>",
     )
-    figure.update_xaxes(type="log", title={"text": safe(AXIS_TITLES[info.axes[0]])}, showgrid=False)
-    figure.update_yaxes(type="log", title={"text": safe(AXIS_TITLES[info.axes[1]])}, showgrid=False)
+    across, up = (_ticks([run[i] for run in info.runs]) for i in (0, 1))
+    figure.update_xaxes(type="log", title={"text": safe(AXIS_TITLES[info.axes[0]])}, showgrid=False, **across)
+    figure.update_yaxes(type="log", title={"text": safe(AXIS_TITLES[info.axes[1]])}, showgrid=False, **up)
     return figure
 
 
@@ -399,6 +401,21 @@ def plot_law_residuals(info: LawResidualsInfo) -> go.Figure:
 
 def _floats(values: Any) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
+
+
+def _ticks(values: Sequence[float]) -> dict[str, Any]:
+    """Ticks at the values that were run, at most six of them."""
+    places = sorted(set(values))
+    if len(places) > 6:
+        places = [places[round(i * (len(places) - 1) / 5)] for i in range(6)]
+    return {"tickvals": places, "ticktext": [_compact(place) for place in places]}
+
+
+def _compact(value: float) -> str:
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= size * (10 if letter == "k" else 0.9995):
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.4g}"
 
 
 def _faint(color: str) -> str:

@@ -34,6 +34,8 @@ def resample(
     Returns:
         The parameters of each fit, (count, p).
     """
+    if count == 0:
+        return np.empty((0, optimum.problem.form.size))
     kinds = int(groups.max()) + 1
     drawn = rng.multinomial(kinds, np.full(kinds, 1 / kinds), size=count)
     counts = drawn[:, groups].astype(float)
@@ -41,7 +43,7 @@ def resample(
     theta = optimum.theta.copy()
     # A term that is zero in the best fit may be there in another draw: it starts small, with a usual exponent.
     for i in np.flatnonzero(theta[: len(form.amplitudes)] == 0):
-        theta[i] = _SMALL
+        theta[i] = _SMALL if optimum.problem.high[i] > 0 else -_SMALL
         for place in [len(form.amplitudes) + i] if form.law == "additive" else range(1, 1 + len(form.axes)):
             theta[place] = _USUAL
     start = np.broadcast_to(theta, (count, form.size))

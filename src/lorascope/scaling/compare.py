@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from lorascope.scaling.criteria import aicc
 from lorascope.scaling.fit import SIGNS, is_relative
 from lorascope.scaling.identify import lost_parameters, show
 from lorascope.scaling.laws import LAWS, Form, check_law, values
-from lorascope.scaling.optimum import best_fit
+from lorascope.scaling.optimum import fit_form
 from lorascope.scaling.solve import LOSSES
 from lorascope.scaling.table import Observations, as_table, observe
 
@@ -176,29 +176,21 @@ def compare_laws(
     )
 
 
-def _unit(y: np.ndarray) -> float:
-    one_sign = bool((y >= 0).all() or (y <= 0).all())
-    return float(np.median(y) if one_sign else 0.0) or float(np.abs(y).max()) or 1.0
-
-
 def _criterion(form: Form, seen: Observations, loss: str, relative: bool, signs: str) -> float:
-    unit = _unit(seen.y)
-    y = seen.y / unit
-    if np.ptp(y) == 0:
+    found, unit = fit_form(form, seen, loss=loss, relative=relative, signs=signs)
+    if found.sigma == 0:
         return math.inf
-    found = best_fit(form, seen.x, y, loss=loss, relative=relative, signs=signs if (y >= 0).all() else "free")
-    return aicc(y - found.fitted, found.spread, form.size) + 2 * len(y) * math.log(abs(unit))
+    return aicc(seen.y / unit - found.fitted, found.spread, form.size) + 2 * len(seen.y) * math.log(abs(unit))
 
 
 def _extrapolate(form: Form, seen: Observations, axis: str, loss: str, relative: bool, signs: str) -> np.ndarray | None:
     """Absolute errors on the runs with the largest value of an axis, or None if the rest cannot tell the law."""
     column = seen.x[:, seen.axes.index(axis)]
     last = column >= column.max() - 1e-9
-    x, y = seen.x[~last], seen.y[~last]
-    if len(np.unique(np.round(column[~last], 9))) < 2 or len(y) <= form.size or np.ptp(y) == 0:
+    rest = replace(seen, x=seen.x[~last], y=seen.y[~last])
+    if len(np.unique(np.round(column[~last], 9))) < 2 or len(rest.y) <= form.size or np.ptp(rest.y) == 0:
         return None
-    unit = _unit(y)
-    found = best_fit(form, x, y / unit, loss=loss, relative=relative, signs=signs if (y / unit >= 0).all() else "free")
+    found, unit = fit_form(form, rest, loss=loss, relative=relative, signs=signs)
     if lost_parameters(found):
         return None
     miss = np.abs(values(form, found.theta[None], seen.x[last])[0] * unit - seen.y[last])

@@ -16,13 +16,14 @@ from lorascope.scaling.bootstrap import percentile_intervals, resample
 from lorascope.scaling.criteria import aicc, aicc_of_constant
 from lorascope.scaling.identify import judge, show
 from lorascope.scaling.laws import Form, check_law, default_floor
-from lorascope.scaling.optimum import Optimum, best_fit, constant_fit
+from lorascope.scaling.optimum import Optimum, fit_form
 from lorascope.scaling.result import ScalingFit, check_level
 from lorascope.scaling.solve import BISQUARE, LOSSES
+from lorascope.scaling.starts import LARGEST
 from lorascope.scaling.table import Observations, as_table, observe
 
 NOISES: tuple[str, ...] = ("auto", "relative", "absolute")
-SIGNS: tuple[str, ...] = ("auto", "positive", "free")
+SIGNS: tuple[str, ...] = ("auto", "positive", "ceiling", "free")
 FEW_FITS, FEW_GROUPS = 100, 8
 FLAT_MARGIN = 4.0  # by how much a law must beat a constant, in AICc
 PRECISION = 1e-6  # no interval is narrower than this fraction of its parameter: so exact is the solver
@@ -34,9 +35,9 @@ def fit_scaling_law(
     metric: str = "ce",
     *,
     floor: bool | None = None,
-    n_boot: int = 200,
-    seed: int = 0,
-    level: float = 0.95,
+    n_boot: int | np.integer = 200,
+    seed: int | np.integer = 0,
+    level: float | int = 0.95,
     group: str | None = None,
     loss: str = "bisquare",
     noise: str = "auto",
@@ -68,8 +69,9 @@ def fit_scaling_law(
         loss: ``"bisquare"`` (runs far from the law do not count), ``"huber"`` (they count less) or ``"squares"``.
         noise: ``"relative"``, ``"absolute"``, or ``"auto"``: relative for a metric of one sign, absolute for fractions
             (accuracy) and metrics of both signs.
-        signs: ``"positive"`` (amplitudes and floor have the sign of the metric), ``"free"``, or ``"auto"``: positive
-            unless free is clearly better.
+        signs: ``"positive"`` (amplitudes and floor have the sign of the metric), ``"ceiling"`` (amplitudes have the other
+            sign: the metric rises towards E, which is at most 1 for an accuracy), ``"free"``, or ``"auto"``: ceiling for
+            a metric of which more is better, fitted with a floor, else positive, unless free is clearly better.
 
     Returns:
         The fit, with ``warnings`` that say in words what the runs cannot tell and what to run.
@@ -102,7 +104,7 @@ def fit_scaling_law(
         seen,
         Form(law, seen.axes, floor),
         n_boot=int(n_boot),
-        seed=seed,
+        seed=int(seed),
         level=level,
         group=group,
         loss=loss,
@@ -133,17 +135,15 @@ def fit_observations(
     signs: str,
 ) -> ScalingFit:
     """Fit a form to runs that were picked already; see `fit_scaling_law`."""
-    one_sign = bool((seen.y >= 0).all() or (seen.y <= 0).all())
-    unit = float(np.median(seen.y) if one_sign else 0.0) or float(np.abs(seen.y).max()) or 1.0
+    found, unit = fit_form(form, seen, loss=loss, relative=relative, signs=signs)
     y = seen.y / unit
-    constant = float(np.ptp(y)) <= 1e-12 * float(np.abs(y).max())
+    constant = found.sigma == 0
     if constant:
-        found = constant_fit(form, seen.x, float(y[0]), loss=loss, relative=relative)
         boot = np.broadcast_to(found.theta, (n_boot, form.size)).copy()
     else:
-        found = best_fit(form, seen.x, y, loss=loss, relative=relative, signs=signs if one_sign else "free")
-        rng = np.random.default_rng(derive_seed(seed, "scaling", form.law, seen.metric))
-        boot = resample(found, y, seen.groups, n_boot, rng)
+        boot = resample(
+            found, y, seen.groups, n_boot, np.random.default_rng(derive_seed(seed, "scaling", form.law, seen.metric))
+        )
     low, high = percentile_intervals(boot, level) if n_boot else (found.theta, found.theta)
     criterion = aicc(y - found.fitted, found.spread, form.size)
     flat = aicc_of_constant(y, relative) - criterion < FLAT_MARGIN and criterion < np.inf
@@ -188,15 +188,16 @@ def _intervals(
     form, edges = found.problem.form, (found.problem.low, found.problem.high)
     precision = PRECISION * np.maximum(np.abs(found.theta), 1e-3)
     down, up = np.minimum(low, found.theta) - precision, np.maximum(high, found.theta) + precision
-    below = (down <= edges[0]) & (edges[0] < 0)
-    above = up >= edges[1]
     linear = np.isin(np.arange(form.size), form.linear)
+    # The ends of the search are no ends of an interval; zero, and the highest accuracy there is, are.
+    below = (down <= edges[0]) & ((edges[0] == -LARGEST) | ~linear)
+    above = (up >= edges[1]) & ((edges[1] == LARGEST) | ~linear)
     if (below | above)[linear].any():
         # Amplitude and floor run away together while the exponents go to 0: the law becomes a logarithm.
         away = linear & (np.abs(found.theta) > 1e-3)
         below, above = below | (away & (found.theta < 0)), above | (away & (found.theta > 0))
         down, up = np.where(linear, down, np.minimum(down, 0)), np.where(linear, up, np.maximum(up, 0))
-    down, up = np.where(below, -np.inf, np.maximum(down, edges[0])), np.where(above, np.inf, up)
+    down, up = np.where(below, -np.inf, np.maximum(down, edges[0])), np.where(above, np.inf, np.minimum(up, edges[1]))
     made = {}
     for i, name in enumerate(form.names):
         ends = (-np.inf, np.inf) if name in free else sorted((down[i] * back[i], up[i] * back[i]))

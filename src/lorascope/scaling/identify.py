@@ -13,6 +13,7 @@ from lorascope.scaling.table import Observations
 
 WIDE = 1.0  # an exponent is not told if its interval has 0 inside and is wider than this
 WIDEST = 2.0  # or is wider than this wherever it lies
+WIDELY = 0.5  # an amplitude or floor is not told if its interval is wider than this part of the metric's largest size
 _RANK = 1e-7  # singular values below this fraction of the largest count as none
 _EDGE = 1e-6
 _FLAT = "no exponent can be told from it; run values further apart, or more seeds"
@@ -113,7 +114,9 @@ def judge(
                 f"{AXIS_WORDS[axis]}; {_further(axis, seen)}"
             )
 
-    unknown |= {names[place] for place in form.linear if high[place] - low[place] > largest} - free
+    unknown |= {names[place] for place in form.linear if high[place] - low[place] > WIDELY * largest} - free
+    if form.floor and optimum.theta[-1] >= optimum.problem.high[-1] - _EDGE:  # as high as it can be
+        unknown.add("E")
     if flat:
         said.append(f"{seen.metric} is flat, one number accounts for all runs about as well as the law does: {_FLAT}")
         unknown |= set(form.exponents)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 
 from lorascope.core.errors import InputError, unknown_name
 
+Numbers: TypeAlias = float | int | np.generic | np.ndarray | Sequence[Any]
 Law = Literal["additive", "multiplicative"]
 LAWS: tuple[str, ...] = get_args(Law)
 AXES: tuple[str, ...] = ("N", "R", "D")
@@ -114,18 +114,18 @@ def derivatives(
 
 
 def additive(
-    N: ArrayLike = 1.0,
-    R: ArrayLike = 1.0,
-    D: ArrayLike = 1.0,
+    N: Numbers = 1.0,
+    R: Numbers = 1.0,
+    D: Numbers = 1.0,
     *,
-    A: float = 0.0,
-    alpha: float = 0.0,
-    B: float = 0.0,
-    beta: float = 0.0,
-    C: float = 0.0,
-    gamma: float = 0.0,
-    E: float = 0.0,
-    reference: Mapping[str, float] | None = None,
+    A: float | int = 0.0,
+    alpha: float | int = 0.0,
+    B: float | int = 0.0,
+    beta: float | int = 0.0,
+    C: float | int = 0.0,
+    gamma: float | int = 0.0,
+    E: float | int = 0.0,
+    reference: Mapping[str, float | int] | None = None,
 ) -> np.ndarray:
     """The additive law, Eq. 8 of arXiv 2501.03152 as it must be meant, with an optional floor.
 
@@ -165,16 +165,16 @@ def additive(
 
 
 def multiplicative(
-    N: ArrayLike = 1.0,
-    R: ArrayLike = 1.0,
-    D: ArrayLike = 1.0,
+    N: Numbers = 1.0,
+    R: Numbers = 1.0,
+    D: Numbers = 1.0,
     *,
-    A: float = 1.0,
-    alpha: float = 0.0,
-    beta: float = 0.0,
-    gamma: float = 0.0,
-    E: float = 0.0,
-    reference: Mapping[str, float] | None = None,
+    A: float | int = 1.0,
+    alpha: float | int = 0.0,
+    beta: float | int = 0.0,
+    gamma: float | int = 0.0,
+    E: float | int = 0.0,
+    reference: Mapping[str, float | int] | None = None,
 ) -> np.ndarray:
     """The multiplicative law of Zhang et al. (2024), with one factor for each of the three axes.
 
@@ -209,12 +209,12 @@ def multiplicative(
     return np.asarray(A * places["N"] ** -alpha * places["R"] ** -beta * places["D"] ** -gamma + E)
 
 
-def _ratios(given: Mapping[str, ArrayLike], reference: Mapping[str, float] | None) -> dict[str, np.ndarray]:
+def _ratios(given: Mapping[str, Numbers], reference: Mapping[str, float | int] | None) -> dict[str, np.ndarray]:
     reference = reference or {}
-    return {axis: positive(axis, value) / reference.get(axis, 1.0) for axis, value in given.items()}
+    return {axis: np.asarray(positive(axis, value) / reference.get(axis, 1.0)) for axis, value in given.items()}
 
 
-def positive(axis: str, value: ArrayLike) -> np.ndarray:
+def positive(axis: str, value: Numbers) -> np.ndarray:
     """The values of an axis as an array of positive finite numbers, or an `InputError` that names the first bad one."""
     try:
         found = np.asarray(value, dtype=float)
@@ -226,7 +226,9 @@ def positive(axis: str, value: ArrayLike) -> np.ndarray:
     return found
 
 
-def places(axes: Sequence[str], reference: Mapping[str, float], given: Mapping[str, ArrayLike | None]) -> np.ndarray:
+def places(
+    axes: Sequence[str], reference: Mapping[str, float | int], given: Mapping[str, Numbers | None]
+) -> np.ndarray:
     """ln(value / reference) over the given axes, in their broadcast shape with the axes last."""
     missing = [axis for axis in axes if given.get(axis) is None]
     if missing:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from lorascope.core.errors import DataError, InputError
 from lorascope.core.files import read_json, write_json
-from lorascope.scaling.laws import LAWS, Form, places, values
+from lorascope.scaling.laws import LAWS, Form, Numbers, places, values
 
 SCHEMA_VERSION = 1
 
@@ -83,7 +82,7 @@ class ScalingFit:
         return Form(self.law, self.axes, self.floor)
 
     def predict(
-        self, N: ArrayLike | None = None, R: ArrayLike | None = None, D: ArrayLike | None = None
+        self, N: Numbers | None = None, R: Numbers | None = None, D: Numbers | None = None
     ) -> float | np.ndarray:
         """The law's value.
 
@@ -103,7 +102,7 @@ class ScalingFit:
         found = values(self.form, theta, x.reshape(-1, len(self.axes)))[0].reshape(x.shape[:-1])
         return float(found) if found.ndim == 0 else found
 
-    def sample(self, N: ArrayLike | None = None, R: ArrayLike | None = None, D: ArrayLike | None = None) -> np.ndarray:
+    def sample(self, N: Numbers | None = None, R: Numbers | None = None, D: Numbers | None = None) -> np.ndarray:
         """The law's value under each bootstrap fit, (n_boot, ...): how uncertain the curve is (without a run's noise).
 
         Raises:
@@ -117,11 +116,11 @@ class ScalingFit:
 
     def predict_interval(
         self,
-        N: ArrayLike | None = None,
-        R: ArrayLike | None = None,
-        D: ArrayLike | None = None,
+        N: Numbers | None = None,
+        R: Numbers | None = None,
+        D: Numbers | None = None,
         *,
-        level: float | None = None,
+        level: float | int | None = None,
         new_run: bool = False,
     ) -> tuple[float | np.ndarray, float | np.ndarray]:
         """Interval of the law's value, or of what one more run would show.
@@ -154,7 +153,7 @@ class ScalingFit:
         low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
         return (float(low), float(high)) if np.ndim(low) == 0 else (low, high)
 
-    def _places(self, N: ArrayLike | None, R: ArrayLike | None, D: ArrayLike | None) -> np.ndarray:
+    def _places(self, N: Numbers | None, R: Numbers | None, D: Numbers | None) -> np.ndarray:
         return places(self.axes, self.reference, {"N": N, "R": R, "D": D})
 
     def to_dict(self) -> dict[str, Any]:
@@ -215,7 +214,7 @@ class ScalingFit:
         return cls.from_dict(read_json(Path(path)), source=str(path))
 
 
-def check_level(level: float) -> float:
+def check_level(level: float | int) -> float:
     """The confidence level, or an `InputError` if it is not between 0 and 1."""
     if not isinstance(level, int | float) or not 0 < level < 1:
         raise InputError(f"level is {level!r}: give a number between 0 and 1, such as 0.95")

@@ -40,7 +40,9 @@ def test_everything_given_is_escaped(tmp_path: Path) -> None:
     figure = go.Figure(go.Scatter(x=[1], y=[1], name=NASTY))
     table = Table(NASTY, (NASTY,), ((NASTY,),))
     section = Section("a", NASTY, (NASTY,), (NASTY,), (table,), {NASTY: (figure, NASTY)})
-    path = write_page(tmp_path / "deep" / "page.html", [section], title=NASTY, headline=NASTY, provenance={NASTY: NASTY})
+    path = write_page(
+        tmp_path / "deep" / "page.html", [section], title=NASTY, headline=NASTY, provenance={NASTY: NASTY}
+    )
     text = path.read_text(encoding="utf-8")
     assert "<script>alert" not in text
     assert "http://" not in re.sub(r"<script>.*?</script>", "", text, flags=re.S)

@@ -90,7 +90,7 @@ def values(form: Form, theta: Float[np.ndarray, "b p"], x: Float[np.ndarray, "n 
         found = np.einsum("bk,bkn->bn", theta[:, :k], terms)
     else:
         found = theta[:, :1] * np.exp(-theta[:, 1 : k + 1] @ x.T)
-    return found + theta[:, -1:] if form.floor else found
+    return np.asarray(found + theta[:, -1:] if form.floor else found)
 
 
 def derivatives(

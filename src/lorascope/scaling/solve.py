@@ -48,13 +48,13 @@ def rho(u: np.ndarray, loss: str) -> np.ndarray:
     (u/c)^2)^3) up to c = 4.685, then constant.
     """
     if loss == "squares":
-        return u * u / 2
+        return np.asarray(u * u / 2)
     if loss == "huber":
         size = np.abs(u)
         return np.where(size <= HUBER, u * u / 2, HUBER * (size - HUBER / 2))
     if loss == "bisquare":
         inside = np.clip(1 - (u / BISQUARE) ** 2, 0, None)
-        return BISQUARE**2 / 6 * (1 - inside**3)
+        return np.asarray(BISQUARE**2 / 6 * (1 - inside**3))
     raise unknown_name("loss", loss, LOSSES)
 
 
@@ -63,9 +63,9 @@ def weight(u: np.ndarray, loss: str) -> np.ndarray:
     if loss == "squares":
         return np.ones_like(u)
     if loss == "huber":
-        return HUBER / np.maximum(np.abs(u), HUBER)
+        return np.asarray(HUBER / np.maximum(np.abs(u), HUBER))
     if loss == "bisquare":
-        return np.clip(1 - (u / BISQUARE) ** 2, 0, None) ** 2
+        return np.asarray(np.clip(1 - (u / BISQUARE) ** 2, 0, None) ** 2)
     raise unknown_name("loss", loss, LOSSES)
 
 

@@ -51,7 +51,7 @@ def rho(u: np.ndarray, loss: str) -> np.ndarray:
         return np.asarray(u * u / 2)
     if loss == "huber":
         size = np.abs(u)
-        return np.where(size <= HUBER, u * u / 2, HUBER * (size - HUBER / 2))
+        return np.asarray(np.where(size <= HUBER, u * u / 2, HUBER * (size - HUBER / 2)))
     if loss == "bisquare":
         inside = np.clip(1 - (u / BISQUARE) ** 2, 0, None)
         return np.asarray(BISQUARE**2 / 6 * (1 - inside**3))

@@ -56,7 +56,9 @@ def paper_sections(table: pd.DataFrame, ledger: Mapping[str, Any], *, label: str
     """
     counts = ", ".join(f"{count} {verdict}" for verdict, count in ledger["verdicts"].items())
     sections = [Section("form", "What was run", (label, f"Verdicts on the paper's claims: {counts}."))]
-    sections += ledger_sections(ledger)
+    parts = {section.name: section for section in ledger_sections(ledger)}
+    if "watch" in parts:
+        sections.append(parts.pop("watch"))
     frames = paper_tables(table)
     missing = []
     for name, title, _layout in _TABLES:
@@ -71,6 +73,7 @@ def paper_sections(table: pd.DataFrame, ledger: Mapping[str, Any], *, label: str
         else:
             caption = "Means over seeds, with one standard deviation where there are several."
             sections.append(Section(name, title, figures={"all": (figure, caption)}))
+    sections += parts.values()
     if missing:
         sections.append(Section("missing", "Not in these runs", points=tuple(missing)))
     return sections

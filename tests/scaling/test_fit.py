@@ -112,14 +112,14 @@ def test_a_metric_of_both_signs_needs_a_floor() -> None:
 
 
 def test_an_accuracy_that_rises_without_bend_has_no_ceiling_to_tell() -> None:
-    places = {"R": np.tile(grid(R=6)["R"], 3)}
-    table = runs("multiplicative", {"A": 0.5, "beta": -0.04}, places, noise=0.01, metric="accuracy")
+    R = np.tile(np.geomspace(4, 64, 5), 3)
+    table = {"R": R, "accuracy": 0.5 + 0.02 * np.log(R) + 0.004 * np.random.default_rng(0).standard_normal(15)}
     fit = fit_scaling_law(table, "multiplicative", "accuracy", n_boot=50)
     assert fit.params["A"] < 0 < fit.params["E"] <= 1.0
-    assert not fit.identified["E"]
-    assert fit.predict(R=1e30) <= 1.0
+    assert 0.6 < fit.predict(R=1e30) <= 1.0
     grows = fit_scaling_law(table, "multiplicative", "accuracy", floor=False, n_boot=50)
-    assert grows.params["beta"] == pytest.approx(-0.04, rel=0.2)
+    assert grows.params["A"] > 0 > grows.params["beta"]
+    assert grows.predict(R=1e30) > 1.0
 
 
 def test_signs_can_be_given() -> None:

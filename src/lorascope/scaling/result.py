@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from scipy import stats
 
 from lorascope.core.errors import DataError, InputError
 from lorascope.core.files import read_json, write_json
@@ -125,6 +126,9 @@ class ScalingFit:
     ) -> tuple[float | np.ndarray, float | np.ndarray]:
         """Interval of the law's value, or of what one more run would show.
 
+        Formula: percentiles of the bootstrap at Phi(-+ t sqrt(n / (n - 1))) with t of n - 1 degrees of freedom: a bootstrap
+        of n runs is that much too narrow (Hesterberg 2015), which shows where the law is extrapolated.
+
         Args:
             N: As in `predict`.
             R: As in `predict`.
@@ -137,6 +141,9 @@ class ScalingFit:
 
         Raises:
             InputError: As `sample`, or the level is not between 0 and 1.
+
+        References:
+            Hesterberg (2015), The American Statistician 69 (expanded percentile intervals).
         """
         level = check_level(self.level if level is None else level)
         drawn = self.sample(N, R, D)
@@ -150,7 +157,8 @@ class ScalingFit:
             flat = drawn.reshape(len(drawn), -1)
             scale = np.abs(flat) if self.noise == "relative" else np.ones_like(flat)
             drawn = (flat + self.sigma * scale * noise).reshape(drawn.shape)
-        low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        tail = expanded_tail(level, self.n_runs)
+        low, high = np.quantile(drawn, [tail, 1 - tail], axis=0, method="weibull")
         return (float(low), float(high)) if np.ndim(low) == 0 else (low, high)
 
     def _places(self, N: Numbers | None, R: Numbers | None, D: Numbers | None) -> np.ndarray:
@@ -219,6 +227,17 @@ def check_level(level: float | int) -> float:
     if not isinstance(level, int | float) or not 0 < level < 1:
         raise InputError(f"level is {level!r}: give a number between 0 and 1, such as 0.95")
     return float(level)
+
+
+def expanded_tail(level: float, count: int) -> float:
+    """Which part of a bootstrap distribution of so many runs to cut off on each side.
+
+    Example:
+        >>> round(expanded_tail(0.95, 27), 4), round(expanded_tail(0.95, 10**6), 4)
+        (0.0181, 0.025)
+    """
+    quantile = stats.t.ppf((1 - level) / 2, count - 1) * math.sqrt(count / (count - 1))
+    return float(stats.norm.cdf(quantile))
 
 
 def _bound(value: float | None, sign: int) -> float:

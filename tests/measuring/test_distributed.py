@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from lorascope.measuring import measure
+from lorascope.measuring.processes import device
 from tests.measuring.architectures import adapted, batch_for
 
 ROOT = Path(__file__).parents[2]
@@ -53,3 +55,9 @@ def test_accelerate_launch_with_two_processes_gives_the_numbers_of_one(tmp_path:
             assert together[index]["counts"] == alone.counts
             for a, b in zip(together[index]["layers"], alone.layers, strict=True):
                 assert a["mi_joint"] == pytest.approx(b["mi_joint"], rel=1e-6)
+
+
+def test_an_accelerator_without_a_driver_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_, **__: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert device() == torch.device("cpu")

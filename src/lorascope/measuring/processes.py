@@ -29,4 +29,6 @@ def device() -> torch.device:
     group = processes()
     if group is not None:
         return torch.device(group.device)
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
+    # A CUDA build names its accelerator also where there is no driver.
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")

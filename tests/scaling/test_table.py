@@ -129,6 +129,19 @@ def test_numbers_written_as_text_are_numbers() -> None:
     assert observe(TABLE.assign(R=["4", "8", "16", "32"]), "ce").data["R"].tolist() == [4, 8, 16, 32]
 
 
+def test_missing_numbers_of_every_kind_are_missing() -> None:
+    rows = TABLE.assign(R=pd.array([4, 8, None, 32], dtype="Int64"), ce=["3", "2.5", "2.2", None])
+    seen = observe(rows, "ce")
+    assert seen.data["R"].tolist() == [4, 8]
+    assert len(seen.notes) == 2
+
+
+def test_dates_and_complex_numbers_are_no_numbers() -> None:
+    for column in (pd.date_range("2025-01-01", periods=4), np.array([1j, 2, 3, 4])):
+        with pytest.raises(InputError, match="give real numbers"):
+            observe(TABLE.assign(D=column), "ce")
+
+
 def test_no_axis_and_two_columns_of_one_name_are_said() -> None:
     with pytest.raises(InputError, match="no column N, R or D"):
         observe(TABLE[["ce"]], "ce")

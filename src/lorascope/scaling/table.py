@@ -191,12 +191,14 @@ def measured(table: pd.DataFrame) -> list[str]:
 
 def _numeric(table: pd.DataFrame, name: str) -> np.ndarray:
     column = table[name]
+    if pd.api.types.is_datetime64_any_dtype(column) or pd.api.types.is_complex_dtype(column):
+        raise InputError(f"column '{name}' has {column.iloc[0]!r} and the like: give real numbers")
     found = pd.to_numeric(column, errors="coerce")
     bad = found.isna() & column.notna()
     if bad.any():
         value = column[bad].iloc[0]
         raise InputError(f"column '{name}' has {value!r} in {_rows(int(bad.sum()))}: give numbers, or leave it empty")
-    return found.to_numpy(dtype=float)
+    return found.to_numpy(dtype=float, na_value=np.nan)
 
 
 def _rows(count: int) -> str:

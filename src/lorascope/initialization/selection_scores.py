@@ -1,0 +1,521 @@
+"""What a model and its gradients say about each row of a pool, in parts that are kept so that nothing is computed twice."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lorascope.adapters import fingerprint
+from lorascope.core.errors import AdapterError, InputError, ModelError
+from lorascope.core.files import atomic_write_bytes
+from lorascope.core.seeds import derive_seed, preserved_random_state
+from lorascope.initialization._loss import IGNORED, logits_of, targets
+from lorascope.initialization.samples import SampleOptions
+from lorascope.initialization.selection_pool import SPLIT, Pool
+from lorascope.initialization.statistics import LayerStatistics, collect_statistics
+from lorascope.tasks import PaddingCollator, Task, encode_task, pad_token_id
+from lorascope.tasks.encode import EncodedChoices, encode_choices
+from lorascope.tasks.evaluate import allowed_length, evaluation_mode
+from lorascope.tasks.rows import sample_indices
+from lorascope.tasks.scoring import score_choices
+
+PART = 64
+"""Rows in a part: what an interruption can lose."""
+
+SINKS = 1
+"""First keys that attention logits leave out: models park attention there, whatever the row says."""
+
+_ATTENTION_ELEMENTS = 2**26
+
+Feature = dict[str, list[int]]
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """How rows are scored.
+
+    Attributes:
+        subspace: r, leading directions of each layer's Fisher factor that gradients are projected to; 0 takes all.
+        features: Numbers that stand for a row's gradient in designs; a square number.
+        fisher_rows: Rows that the Fisher factors are estimated from, a sample of the pool.
+        draws: Labels drawn for a row without choices where labels are not used.
+        max_length: Longest row in tokens; None means the model's context (text: windows of 512).
+        overlong: ``error`` or ``truncate`` for longer rows.
+        batch_size: Rows in a pass.
+        target_modules: Layers that count, as PEFT names them; ignored for a model with an adapter.
+        pad_token: Token for padding where the tokenizer has none.
+        seed: Of everything random.
+
+    Raises:
+        InputError: A value is out of range.
+    """
+
+    subspace: int = 16
+    features: int = 256
+    fisher_rows: int = 128
+    draws: int = 2
+    max_length: int | None = None
+    overlong: str = "error"
+    batch_size: int = 16
+    target_modules: str | tuple[str, ...] = "all-linear"
+    pad_token: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("subspace", 0), ("features", 1), ("fisher_rows", 1), ("draws", 1), ("batch_size", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(f"{name} {value!r} must be a whole number of at least {least}")
+        if round(self.features**0.5) ** 2 != self.features:
+            raise InputError(f"features {self.features} must be a square number, such as 256")
+        if self.overlong not in ("error", "truncate"):
+            raise InputError(f"overlong '{self.overlong}' must be error or truncate: rows of a pool can't be dropped")
+
+
+@dataclass(frozen=True)
+class GradientScores:
+    """Gradients of the pool's rows, for one label or for several possible ones.
+
+    Attributes:
+        energy: |G V|^2 summed over layers, float64 of (rows, labels); 0 where a row has fewer labels.
+        features: Short projections of G V, float64 of (rows, labels, features).
+        weights: Probability of each label, float64 of (rows, labels).
+    """
+
+    energy: Float[np.ndarray, "n c"]
+    features: Float[np.ndarray, "n c f"]
+    weights: Float[np.ndarray, "n c"]
+
+    @property
+    def expected_energy(self) -> Float[np.ndarray, " n"]:
+        """Mean energy over the labels."""
+        found: np.ndarray = (self.weights * self.energy).sum(1)
+        return found
+
+    @property
+    def weighted_features(self) -> Float[np.ndarray, "n c f"]:
+        """Features times the roots of the probabilities, as `greedy_d_optimal` takes them."""
+        return np.sqrt(self.weights)[:, :, None] * self.features
+
+
+class PoolScorer:
+    """Scores a pool with a model, part by part.
+
+    Args:
+        model: A causal language model of transformers, or a PEFT model of one with a LoRA adapter, whose layers then count.
+        tokenizer: Its tokenizer.
+        pool: The rows.
+        options: How.
+        cache: Folder that parts are kept in, so that an interrupted or repeated call goes on from there; None keeps none.
+        progress: Whether to show bars.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        pool: Pool,
+        options: ScoreOptions | None = None,
+        *,
+        cache: str | Path | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.model, self.tokenizer, self.pool = model, tokenizer, pool
+        self.options, self.progress = options or ScoreOptions(), progress
+        self.longest = allowed_length(model, tokenizer, self.options.max_length)
+        self.collate = PaddingCollator(pad_token_id(tokenizer, self.options.pad_token))
+        about = {"pool": pool.digest(), "model": fingerprint(model), "options": dataclasses.asdict(self.options)}
+        self.key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+        self.folder = None if cache is None else Path(cache) / self.key
+
+    def loss(self) -> Float[np.ndarray, " n"]:
+        """Mean loss of each row's scored tokens, nats."""
+        if self.pool.task.kind != "multiple_choice":
+            return self._all("forward", self._forward)["loss"]
+        found = self._all("choices", self._choices)
+        answers = np.array([[getattr(row, "answer", 0)] for row in self.pool.rows])
+        nats: np.ndarray = -np.take_along_axis(found["log_likelihoods"], answers, 1)[:, 0]
+        tokens: np.ndarray = np.take_along_axis(found["tokens"], answers, 1)[:, 0]
+        return nats / tokens
+
+    def entropy(self) -> Float[np.ndarray, " n"]:
+        """Entropy of the answer in nats: over the choices of a question, else the mean over scored tokens."""
+        if self.pool.task.kind != "multiple_choice":
+            return self._all("forward", self._forward)["entropy"]
+        shares = _shares(self._all("choices", self._choices)["log_likelihoods"])
+        logs = np.log(np.where(shares > 0, shares, 1.0))
+        found: np.ndarray = -(shares * logs).sum(1)
+        return found
+
+    def logit_norm(self) -> Float[np.ndarray, " n"]:
+        """Mean square of the output logits about their mean.
+
+        Softmax does not see a constant that is added to all logits, so that only the part about the mean counts. Over the
+        choices' log-likelihoods for questions, else over the vocabulary, averaged over scored tokens.
+        """
+        if self.pool.task.kind != "multiple_choice":
+            return self._all("forward", self._forward)["logits"]
+        found = self._all("choices", self._choices)["log_likelihoods"]
+        known = np.isfinite(found)
+        count = known.sum(1, keepdims=True)
+        filled = np.where(known, found, 0.0)
+        centred = np.where(known, filled - filled.sum(1, keepdims=True) / count, 0.0)
+        squares: np.ndarray = np.square(centred).sum(1) / count[:, 0]
+        return squares
+
+    def attention_norm(self) -> Float[np.ndarray, " n"]:
+        """Mean square of the attention logits about each query's mean, over queries, heads and layers.
+
+        Read from log p, which is the logits up to a constant of the query. The first key (see `SINKS`) and queries with
+        fewer than two keys left do not count.
+        """
+        with _eager_attention(self.model):
+            return self._all("attention", self._attention)["attention"]
+
+    def gradients(self, *, labels: str = "given") -> GradientScores:
+        """Gradients of each row in the leading Fisher subspace.
+
+        Args:
+            labels: ``given`` takes the rows' own; ``expected`` all choices of a question by the model's probabilities, or
+                labels drawn from the model where there are no choices.
+
+        Raises:
+            InputError: ``labels`` is unknown.
+        """
+        if labels not in ("given", "expected"):
+            raise InputError(f"labels '{labels}' must be given or expected")
+        with _with_layers(self.model, self.options.target_modules) as model:
+            subspaces = self._subspaces(model, labels) if self.options.subspace else None
+            found = self._all(f"gradients-{labels}", lambda rows: self._gradients(model, rows, labels, subspaces))
+        weights = found["weights"]
+        if labels == "expected" and self.pool.task.kind == "multiple_choice":
+            weights = _shares(found["log_likelihoods"])
+        return GradientScores(found["energy"], found["features"].astype(np.float64), weights)
+
+    # What the parts hold
+
+    def _all(self, name: str, compute: Callable[[Sequence[int]], Arrays]) -> Arrays:
+        """A part after the other, those that are on disk from there; narrower ones are filled up."""
+        parts = []
+        starts = range(0, len(self.pool), PART)
+        with tqdm(total=len(self.pool), desc=f"scoring ({name})", unit="row", disable=not self.progress) as bar:
+            for start in starts:
+                rows = range(start, min(start + PART, len(self.pool)))
+                parts.append(self._kept(f"{name}-{start:06d}", lambda rows=rows: compute(rows)))
+                bar.update(len(rows))
+        return {key: _joined([part[key] for part in parts], key) for key in parts[0]}
+
+    def _kept(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
+        path = None if self.folder is None else self.folder / f"{name}.safetensors"
+        if path is not None and path.is_file():
+            try:
+                return load(path.read_bytes())  # type: ignore[no-any-return]
+            except (SafetensorError, OSError):
+                path.unlink(missing_ok=True)  # torn or foreign: made again
+        found = {key: np.ascontiguousarray(value) for key, value in compute().items()}
+        if path is not None:
+            atomic_write_bytes(path, save(found))
+        return found
+
+    def _encoded(self, index: int) -> list[Feature]:
+        """The row with its own label, in windows if it is a long text."""
+        row = self.pool.rows[index]
+        task = dataclasses.replace(self.pool.task, splits={**self.pool.task.splits, SPLIT: (row,)})
+        longest = self.options.max_length if task.kind == "text" else self.longest
+        features = encode_task(task, self.tokenizer, SPLIT, max_length=longest, overlong=self.options.overlong).features
+        if not all(self.pool.labelled) and task.kind != "multiple_choice":
+            # Only the place of the first token of the answer is known; rows with an answer are treated like the rest.
+            (feature,) = features
+            first = next(place for place, label in enumerate(feature["labels"]) if label != IGNORED)
+            return [{key: values[: first + 1] for key, values in feature.items()}]
+        return features
+
+    def _questions(self, rows: Sequence[int]) -> list[EncodedChoices]:
+        picked = tuple(self.pool.rows[index] for index in rows)
+        task = dataclasses.replace(self.pool.task, splits={**self.pool.task.splits, SPLIT: picked})
+        return encode_choices(
+            task, self.tokenizer, SPLIT, max_length=self.longest, overlong=self.options.overlong
+        )[0]
+
+    def _choices(self, rows: Sequence[int]) -> Arrays:
+        questions = self._questions(rows)
+        with evaluation_mode(self.model):
+            scores = score_choices(
+                self.model,
+                [question.pairs for question in questions],
+                batch_size=self.options.batch_size,
+                pad_id=self.collate.pad_id,
+            )
+        tokens = [[len(continuation) for _, continuation in question.pairs] for question in questions]
+        return {"log_likelihoods": _filled(scores, -np.inf), "tokens": _filled(tokens, 1.0)}
+
+    def _forward(self, rows: Sequence[int]) -> Arrays:
+        """Loss, entropy and centred logits of rows without choices."""
+        found: dict[str, list[float]] = {"loss": [], "entropy": [], "logits": []}
+        for index in rows:
+            sums, terms = np.zeros(3), 0
+            for batch in self._batches(self._encoded(index)):
+                with torch.no_grad(), evaluation_mode(self.model):
+                    logits = logits_of(self.model(**{k: v for k, v in batch.items() if k != "labels"}))
+                labels = targets(batch, logits, True)
+                assert labels is not None
+                places = labels != IGNORED
+                picked, wanted = logits[places].double(), labels[places]
+                logs = torch.log_softmax(picked, -1)
+                loss = -logs.gather(1, wanted[:, None]).sum()
+                entropy = -(logs.exp() * logs).sum()
+                spread = picked.var(-1, correction=0).sum()
+                sums += np.array([float(loss), float(entropy), float(spread)])
+                terms += len(wanted)
+            if not np.isfinite(sums).all():
+                raise ModelError(f"{self.pool.rows[index].where}: the model's logits hold NaN or infinity")
+            for key, value in zip(found, sums / max(terms, 1), strict=True):
+                found[key].append(float(value))
+        return {key: np.array(values) for key, values in found.items()}
+
+    def _attention(self, rows: Sequence[int]) -> Arrays:
+        """Spread of the attention logits; question and prompt only, since an answer may not be known yet."""
+        found = []
+        config: Any = self.model.config
+        config = config.get_text_config()
+        each = int(config.num_hidden_layers) * int(config.num_attention_heads)
+        for index in rows:
+            features = self._encoded(index)
+            if self.pool.task.kind != "text":
+                first = next(place for place, label in enumerate(features[0]["labels"]) if label != IGNORED)
+                features = [{key: values[:first] for key, values in features[0].items()}]
+            total, count = 0.0, 0
+            for feature in features:
+                length = len(feature["input_ids"])
+                if each * length**2 > 16 * _ATTENTION_ELEMENTS:
+                    raise InputError(
+                        f"{self.pool.rows[index].where}: attention of {length} tokens over {each} heads does not fit "
+                        "memory: give a smaller --max-length with --overlong truncate, or another method"
+                    )
+                for batch in self._batches([feature]):
+                    with torch.no_grad(), evaluation_mode(self.model):
+                        maps = self.model(
+                            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], output_attentions=True
+                        ).attentions
+                    for layer in maps:
+                        spread, number = attention_spread(layer[0])
+                        total, count = total + spread, count + number
+            found.append(total / count if count else 0.0)
+        return {"attention": np.array(found)}
+
+    def _batches(self, features: Sequence[Feature]) -> list[dict[str, Tensor]]:
+        size = self.options.batch_size
+        device = next(self.model.parameters()).device
+        batches = [self.collate(features[start : start + size]) for start in range(0, len(features), size)]
+        return [{key: value.to(device) for key, value in batch.items()} for batch in batches]
+
+    # Gradients
+
+    def _subspaces(self, model: PeftModel, labels: str) -> dict[str, Tensor]:
+        """Leading eigenvectors of every layer's Fisher factor, on a sample of the pool."""
+        rank = self.options.subspace
+
+        def directions(layer: LayerStatistics) -> Tensor:
+            assert layer.input_fisher is not None
+            return layer.input_fisher.spectrum(layer.tokens, rank).vectors[:, :rank].contiguous()
+
+        def compute() -> Arrays:
+            rows = sample_indices(len(self.pool), self.options.fisher_rows, self.options.seed)
+            drawn = labels == "expected" and self.pool.task.kind == "multiple_choice"
+            features = self._drawn_choices(rows) if drawn else [f for index in rows for f in self._encoded(index)]
+            found = collect_statistics(
+                model,
+                self._batches(features),
+                need=("input_fisher",),
+                reduce=directions,
+                fisher="true" if labels == "expected" and not drawn else "empirical",
+                seed=self.options.seed,
+                progress=self.progress,
+            )
+            return {name: vectors.cpu().numpy() for name, vectors in found.layers.items()}
+
+        return {key: torch.from_numpy(value) for key, value in self._kept(f"subspaces-{labels}", compute).items()}
+
+    def _drawn_choices(self, rows: Sequence[int]) -> list[Feature]:
+        """Each question with one of its choices as its label, drawn from the model."""
+        shares = _shares(self._choices(rows)["log_likelihoods"])
+        rng = np.random.default_rng(derive_seed(self.options.seed, "choices"))
+        questions = self._questions(rows)
+        return [
+            _feature(*question.pairs[int(rng.choice(len(share), p=share))])
+            for question, share in zip(questions, shares, strict=True)
+        ]
+
+    def _gradients(
+        self, model: PeftModel, rows: Sequence[int], labels: str, subspaces: Mapping[str, Tensor] | None
+    ) -> Arrays:
+        choices = labels == "expected" and self.pool.task.kind == "multiple_choice"
+        if choices:
+            groups = [[[_feature(*pair)] for pair in question.pairs] for question in self._questions(rows)]
+        else:
+            groups = [[self._encoded(index)] for index in rows]
+        flat = [feature for group in groups for windows in group for feature in windows]
+        draws = self.options.draws if labels == "expected" and not choices else 1
+        found = [
+            collect_statistics(
+                model,
+                self._batches(flat),
+                need=(),
+                fisher="true" if labels == "expected" and not choices else "empirical",
+                samples=SampleOptions(subspaces, embedding=self.options.features),
+                generator=torch.Generator().manual_seed(derive_seed(self.options.seed, "draw", rows[0], draw)),
+                seed=self.options.seed,  # of the projection, which must be the same in all parts
+                progress=False,
+            ).samples
+            for draw in range(draws)
+        ]
+        energy, features, logs = [], [], []
+        place = 0
+        for group in groups:
+            for windows in group:
+                part = slice(place, place + len(windows))
+                place += len(windows)
+                for scores in found:
+                    assert scores is not None and scores.embedding is not None
+                    energy.append(scores.energy[part].sum(1).mean().item())
+                    features.append((scores.embedding[part].sum(0) / len(windows) ** 0.5).numpy())
+                    logs.append(-float(scores.loss_nats[part].sum()))
+        counts = [len(group) * draws for group in groups]
+        ends = np.cumsum([0, *counts])
+        spans = [slice(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        width = max(counts)
+        stacked = np.zeros((len(groups), width, self.options.features), dtype=np.float32)
+        for row, span in enumerate(spans):
+            stacked[row, : counts[row]] = np.stack(features[span])
+        return {
+            "energy": _filled([energy[span] for span in spans], 0.0),
+            "features": stacked,
+            "log_likelihoods": _filled([logs[span] for span in spans], -np.inf),
+            "weights": _filled([[1 / count] * count for count in counts], 0.0),
+        }
+
+
+def attention_spread(weights: Float[Tensor, "heads t t"]) -> tuple[float, int]:
+    """Sum over heads and queries of the variance of the attention logits, and how many there are.
+
+    Args:
+        weights: Attention after softmax, causal: row q has keys 0..q.
+
+    Returns:
+        Sum of variances, float64, and their number.
+
+    Example:
+        >>> logits = torch.tensor([[[0.0, 0.0, 0.0, 0.0], [0.0, 0, 0, 0], [5.0, 1.0, 3.0, 0.0], [0, 0, 0, 0]]])
+        >>> mask = torch.ones(4, 4).tril().bool()
+        >>> attention = logits.masked_fill(~mask, -torch.inf).softmax(-1)
+        >>> total, count = attention_spread(attention)
+        >>> round(total, 4), count
+        (1.0, 2)
+    """
+    length = weights.shape[-1]
+    logs = weights.double().clamp_min(1e-30).log()
+    mask = torch.ones(length, length, dtype=torch.bool, device=weights.device).tril()
+    mask[:, :SINKS] = False
+    keys = mask.sum(-1)
+    use = keys >= 2
+    if not bool(use.any()):
+        return 0.0, 0
+    number = keys.clamp_min(1)
+    mean = logs.masked_fill(~mask, 0.0).sum(-1) / number
+    spread = (logs - mean[..., None]).masked_fill(~mask, 0.0).square().sum(-1) / number
+    return float(spread[:, use].sum()), int(use.sum()) * weights.shape[0]
+
+
+@contextlib.contextmanager
+def _with_layers(model: torch.nn.Module, targets: str | tuple[str, ...]) -> Iterator[PeftModel]:
+    """The model with LoRA layers: its own, or idle ones of rank 1 that are taken off again."""
+    if isinstance(model, PeftModel):
+        yield model
+        return
+    needed = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    names: str | list[str] = targets if isinstance(targets, str) else list(targets)
+    with preserved_random_state(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        try:
+            adapted = get_peft_model(model, LoraConfig(r=1, target_modules=names))
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise AdapterError(f"target_modules {targets!r} do not fit this model: {reason}") from error
+    try:
+        yield adapted
+    finally:
+        adapted.unload()
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in needed)
+
+
+@contextlib.contextmanager
+def _eager_attention(model: torch.nn.Module) -> Iterator[None]:
+    """Attention that gives its weights, then as it was."""
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    if not isinstance(base, PreTrainedModel):
+        raise ModelError("smallest_attention needs a model of transformers, which can give its attention weights")
+    untyped: Any = base
+    before = untyped.config._attn_implementation
+    try:
+        untyped.set_attn_implementation("eager")
+    except (ValueError, AttributeError) as error:
+        raise ModelError(f"{type(base).__name__} gives no attention weights ({error}): take another method") from error
+    try:
+        yield
+    finally:
+        untyped.set_attn_implementation(before)
+
+
+def _feature(context: list[int], continuation: list[int]) -> Feature:
+    ids = context + continuation
+    return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": [IGNORED] * len(context) + continuation}
+
+
+def _filled(rows: Sequence[Sequence[float]], value: float) -> np.ndarray:
+    """Rows of several lengths as one float64 array."""
+    found = np.full((len(rows), max(map(len, rows))), value, dtype=np.float64)
+    for index, row in enumerate(rows):
+        found[index, : len(row)] = row
+    return found
+
+
+def _joined(parts: Sequence[np.ndarray], name: str) -> np.ndarray:
+    """Parts below each other, narrower ones filled up."""
+    if parts[0].ndim == 1:
+        return np.concatenate(parts)
+    width = max(part.shape[1] for part in parts)
+    value = {"log_likelihoods": -np.inf, "tokens": 1.0}.get(name, 0.0)
+    padded = []
+    for part in parts:
+        room = [(0, 0)] * part.ndim
+        room[1] = (0, width - part.shape[1])
+        padded.append(np.pad(part, room, constant_values=value))
+    return np.concatenate(padded)
+
+
+def _shares(log_likelihoods: np.ndarray) -> np.ndarray:
+    """Softmax over the choices; minus infinity marks a choice that a row does not have."""
+    top = log_likelihoods.max(1, keepdims=True)
+    raw = np.exp(log_likelihoods - top)
+    found: np.ndarray = raw / raw.sum(1, keepdims=True)
+    return found

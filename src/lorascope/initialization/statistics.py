@@ -1,0 +1,564 @@
+"""One pass over calibration data: statistics of every adapted layer's inputs and gradients."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import operator
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from lorascope.adapters import Component, active_adapter, components, low_rank_factors
+from lorascope.core.errors import DataError, InputError, ModelError, unknown_name
+from lorascope.core.seeds import derive_seed
+from lorascope.initialization._capture import GradientCapture, prepared
+from lorascope.initialization._loss import logits_of, loss_terms, targets
+from lorascope.initialization.accumulators import Probes, ProductSum, SymmetricSum
+from lorascope.initialization.memory import NEEDS, Chunk, Tokens, parse_memory, plan_chunks
+from lorascope.initialization.samples import SampleOptions, SampleRecorder, SampleScores
+from lorascope.measuring.batches import make_batches
+from lorascope.measuring.losses import is_causal_lm
+from lorascope.measuring.processes import processes
+from lorascope.measuring.selection import ForeignRowsError, Selection, select_tokens
+
+FISHERS = ("empirical", "true")
+EXACT_WIDTH = 4096
+"""Widest factor that is kept whole by default; wider ones are sketched."""
+
+SKETCH = 256
+"""Columns of a sketch."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """Sums over tokens of one layer, with a the input and g the gradient of the summed loss at the output.
+
+    Attributes:
+        component: The layer.
+        tokens: Tokens that count, with which each sum is divided to give a mean.
+        input_energy: E|a|^2 = tr A.
+        gradient_energy: E|g|^2 = tr G.
+        fisher_trace: E|g|^2 |a|^2 = tr F_in = tr F_out: the trace of the tokens' Fisher matrix of the weight.
+        input: A = E a a^T; shared with the layers that have the same input.
+        output: G = E g g^T.
+        input_fisher: F_in = E |g|^2 a a^T.
+        output_fisher: F_out = E |a|^2 g g^T.
+        mean_gradient: M = E g a^T.
+    """
+
+    component: Component
+    tokens: int
+    input_energy: float
+    gradient_energy: float
+    fisher_trace: float
+    input: SymmetricSum | None = None
+    output: SymmetricSum | None = None
+    input_fisher: SymmetricSum | None = None
+    output_fisher: SymmetricSum | None = None
+    mean_gradient: ProductSum | None = None
+
+
+@dataclass(frozen=True)
+class Collected(Generic[T]):
+    """What a pass over the data gave.
+
+    Attributes:
+        layers: Layer -> `LayerStatistics`, or what ``reduce`` made of them; in the model's order.
+        samples: Numbers of each sample, where asked for.
+        counts: ``samples``, ``tokens``, ``terms`` (losses summed), ``batches``, ``passes``, ``predicted_bytes``.
+        loss_nats: Mean loss of a term.
+        warnings: What a reader must know, one sentence each.
+    """
+
+    layers: dict[str, T]
+    samples: SampleScores | None
+    counts: dict[str, int]
+    loss_nats: float
+    warnings: list[str] = field(default_factory=list)
+
+
+def adaptable(model: nn.Module) -> tuple[list[Component], list[str]]:
+    """The active LoRA layers that have an input and an output matrix, and the names of the others."""
+    found = components(model)
+    good = [c for c in found if low_rank_factors(c) is not None and not isinstance(c.base, nn.Embedding)]
+    names = {c.name for c in good}
+    return good, [c.name for c in found if c.name not in names]
+
+
+def collect_statistics(
+    model: nn.Module,
+    dataloader: Any,
+    *,
+    need: Sequence[str] = ("input_fisher",),
+    reduce: Callable[[LayerStatistics], T] | None = None,
+    fisher: str = "empirical",
+    generator: torch.Generator | None = None,
+    samples: SampleOptions | None = None,
+    layers: Iterable[str] | None = None,
+    adapter: str | None = None,
+    max_batches: int | None = None,
+    max_memory: int | str | None = None,
+    exact_width: int = EXACT_WIDTH,
+    sketch: int = SKETCH,
+    seed: int = 0,
+    progress: bool = True,
+) -> Collected[Any]:
+    """Pass data forward and backward once, and keep sums of each adapted layer's inputs and gradients.
+
+    Every token but padding counts. The loss is summed, not averaged, so that a token's gradient does not depend on its
+    batch; the sums are float32, scalars float64. Dropout is off, gradient checkpointing stays on, no parameter gets a
+    gradient, and the model is left as it was. Under ``accelerate launch`` each process takes every n-th batch and all get
+    the same result; give the same data everywhere.
+
+    With ``max_memory`` the layers are measured in as many passes as it takes, the data being read once a pass; layers
+    whose sums would not fit are sketched.
+
+    Args:
+        model: A model with active LoRA layers: causal LM, classifier of texts or images.
+        dataloader: Batches as mappings of the model's inputs, with ``labels`` (text without any is its own label). To be
+            read several times it must not be an iterator, nor shuffle.
+        need: Names of the sums: ``input`` (A), ``output`` (G), ``input_fisher`` (F_in), ``output_fisher`` (F_out),
+            ``mean_gradient`` (M). The scalars are always there.
+        reduce: Called with each layer's statistics when its pass ends, which are then let go; by default they are kept.
+        fisher: ``empirical`` takes the data's labels, ``true`` draws labels from the model itself.
+        generator: For those labels; by default one made from ``seed``. Only its next number is used, as a seed.
+        samples: Which numbers to keep of each sample; None for none.
+        layers: Names of the layers that count; None for all.
+        adapter: Name of the adapter to activate; default: those that are active.
+        max_batches: Stop after that many; None takes all.
+        max_memory: Bytes, or text such as ``"4GB"``, that the pass may keep beside the model's own.
+        exact_width: Layers with a wider side have sketches instead of whole matrices.
+        sketch: Columns of a sketch.
+        seed: Of sketches and projections.
+        progress: Show a bar.
+
+    Returns:
+        The layers' statistics (or what ``reduce`` made of them), samples, counts, warnings.
+
+    Raises:
+        InputError: There is no data or no label, a name is unknown, or the memory is too little.
+        AdapterError: No active LoRA layer.
+        ModelError: A loss or gradient is NaN or infinite.
+        DataError: Batches differ from one pass to the next.
+
+    Example:
+        >>> found = collect_statistics(peft_model, loader, need=("input", "output"))      # doctest: +SKIP
+        >>> found.layers["model.layers.0.self_attn.q_proj"].gradient_energy               # doctest: +SKIP
+
+    References:
+        Kronecker factors of the Fisher matrix: K-FAC, arXiv 1503.05671; empirical and true Fisher: arXiv 1905.12558.
+    """
+    for name in need:
+        if name not in NEEDS:
+            raise unknown_name("statistic", name, NEEDS)
+    if fisher not in FISHERS:
+        raise unknown_name("fisher", fisher, FISHERS)
+    if isinstance(model, nn.DataParallel):
+        raise InputError("model is wrapped in DataParallel: give model.module")
+    for label, value in (("max_batches", max_batches), ("sketch", sketch), ("exact_width", exact_width)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise InputError(f"{label}={value!r}: give a whole number of at least 1")
+    if samples is not None and round(samples.embedding**0.5) ** 2 != samples.embedding:
+        raise InputError(f"embedding {samples.embedding} of samples must be a square number, such as 256")
+    limit = parse_memory(max_memory)
+    with active_adapter(model, adapter), prepared(model):
+        job = _Job(
+            model, dataloader, tuple(need), fisher, generator, samples, max_batches, limit, exact_width, sketch, seed
+        )
+        return job.run(layers, reduce, progress)
+
+
+class _Job:
+    """One call of `collect_statistics`: its settings, and what is counted on the way."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Any,
+        need: tuple[str, ...],
+        fisher: str,
+        generator: torch.Generator | None,
+        samples: SampleOptions | None,
+        max_batches: int | None,
+        limit: int | None,
+        exact_width: int,
+        sketch: int,
+        seed: int,
+    ) -> None:
+        self.model, self.need, self.samples = model, need, samples
+        self.limit, self.exact_width, self.sketch, self.seed = limit, exact_width, sketch, seed
+        self.max_batches = max_batches
+        self.data = _batches(data)
+        self.device = next(model.parameters()).device
+        self.causal = is_causal_lm(model)
+        self.label_seed: int | None = None
+        if fisher == "true":
+            source = generator if generator is not None else torch.Generator().manual_seed(seed)
+            self.label_seed = int(torch.randint(2**31, (1,), generator=source, device=source.device))
+        group = processes()
+        self.rank = int(group.process_index) if group is not None else 0
+        self.world = int(group.num_processes) if group is not None else 1
+        self.probes = Probes(sketch, seed, self.device)
+        self.marks: list[int] = []
+        # samples, tokens, terms, batches, batches without a label, loss
+        self.seen = torch.zeros(6, dtype=torch.float64, device=self.device)
+
+    def run(
+        self, layers: Iterable[str] | None, reduce: Callable[[LayerStatistics], Any] | None, progress: bool
+    ) -> Collected[Any]:
+        """Plan, pass, reduce."""
+        chosen, left = adaptable(self.model)
+        notes = []
+        if left:
+            notes.append(f"{len(left)} adapted layers have no factors A and B and do not count: {', '.join(left[:5])}")
+        if layers is not None:
+            names = list(layers)
+            for name in names:
+                if name not in {c.name for c in chosen}:
+                    raise unknown_name("layer", name, [c.name for c in chosen])
+            chosen = [c for c in chosen if c.name in set(names)]
+        if not chosen:
+            raise InputError(
+                "no layer to measure: the adapter sits on layers without an input and an output matrix only"
+            )
+        options = self.samples
+        if options is not None and options.subspaces is not None:
+            lacking = [c.name for c in chosen if c.name not in options.subspaces]
+            if len(lacking) == len(chosen):
+                raise InputError(f"subspaces name none of the layers, such as '{lacking[0]}'")
+        counted = tuple(
+            c.name for c in chosen if options is None or options.subspaces is None or c.name in options.subspaces
+        )
+        recorder = SampleRecorder(options, counted, self.seed) if options is not None else None
+        chunks = self._plan(chosen)
+        if len(chunks) > 1 and isinstance(self.data, Iterator):
+            raise InputError(
+                f"{len(chunks)} passes are needed for max_memory, and the data can be read once only: give a DataLoader or "
+                "a list of batches, or more memory"
+            )
+        found: dict[str, Any] = {}
+        for number, chunk in enumerate(chunks):
+            label = "statistics" if len(chunks) == 1 else f"statistics {number + 1}/{len(chunks)}"
+            states, leaders = self._pass(chunk, number, recorder, label, progress)
+            found |= self._reduce(chunk, states, leaders, reduce, notes)
+        samples, tokens, terms, batches, unlabelled, loss = (float(x) for x in self.seen)
+        if unlabelled:
+            notes.append(f"{unlabelled:.0f} batches have no label that counts and were left out")
+        if self.max_batches is not None and batches + unlabelled < self.max_batches:
+            notes.append(f"the data ended after {batches + unlabelled:.0f} batches of {self.max_batches} asked for")
+        counts = {"samples": int(samples), "tokens": int(tokens), "terms": int(terms), "batches": int(batches)}
+        counts |= {"passes": len(chunks), "predicted_bytes": max(chunk.bytes for chunk in chunks)}
+        sketched = sorted(frozenset().union(*(chunk.sketched for chunk in chunks)))
+        if sketched:
+            notes.append(f"{len(sketched)} layers were sketched with {self.sketch} columns, such as {sketched[0]}")
+        order = [c.name for c in chosen if c.name in found]
+        scores = self._scores(recorder) if recorder is not None else None
+        return Collected({name: found[name] for name in order}, scores, counts, loss / max(terms, 1), notes)
+
+    def _plan(self, chosen: list[Component]) -> list[Chunk]:
+        leaders: dict[str, str] = {}
+        tokens = Tokens(0, 4)
+        if self.limit is not None:
+            batches = iter(self.data)
+            first = next(batches, None)
+            if first is None:
+                raise InputError("no data: the dataloader gave no batch")
+            if isinstance(self.data, Iterator):
+                self.data = itertools.chain([first], batches)
+            rows: list[int] = []
+
+            def note(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> None:
+                x = args[0] if args else next(iter(kwargs.values()))
+                rows.append(x.numel() // x.shape[-1])
+
+            with GradientCapture(chosen, lambda *_: None) as capture, torch.no_grad():
+                handles = [c.module.register_forward_hook(note, with_kwargs=True) for c in chosen]
+                try:
+                    self._forward(self._on_device(first, 0))
+                finally:
+                    for handle in handles:
+                        handle.remove()
+            leaders = capture.leaders
+            dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+            tokens = Tokens(max(rows), dtype.itemsize)
+        return plan_chunks(
+            chosen,
+            leaders,
+            self.need,
+            tokens=tokens,
+            limit=self.limit,
+            sketch=self.sketch,
+            exact_width=self.exact_width,
+        )
+
+    def _on_device(self, batch: Any, number: int) -> dict[str, Any]:
+        if not isinstance(batch, Mapping):
+            raise InputError(
+                f"batch {number + 1} is of type {type(batch).__name__}: give mappings of the model's inputs by name"
+            )
+        return {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+    def _forward(self, inputs: dict[str, Any]) -> Any:
+        try:
+            return self.model(**{key: value for key, value in inputs.items() if key != "labels"})
+        except IndexError as error:
+            raise InputError(
+                f"the model cannot take a batch ({error}): a token id is outside its vocabulary, or a row is longer than "
+                "its context"
+            ) from error
+
+    def _pass(
+        self, chunk: Chunk, number: int, recorder: SampleRecorder | None, label: str, progress: bool
+    ) -> tuple[dict[str, _State], dict[str, str]]:
+        """Pass all data once for the layers of a chunk."""
+        states: dict[str, _State] = {}
+        selection: Selection
+
+        def consume(component: Component, x: Tensor, gradient: Tensor) -> None:
+            name = component.name
+            if name not in states:
+                # All forward hooks of the batch have run: it is known which layers share an input.
+                leads = capture.leaders.get(name, name) == name
+                need = tuple(item for item in self.need if item != "input" or leads)
+                states[name] = _State(component, need, self.probes if name in chunk.sketched else None, self.device)
+            states[name].update(x, gradient, selection, recorder)
+
+        total = operator.length_hint(self.data) or None
+        if self.max_batches is not None:
+            total = min(total or self.max_batches, self.max_batches)
+        with GradientCapture(chunk.components, consume) as capture:
+            batches = itertools.islice(iter(self.data), self.max_batches)
+            bar = tqdm(batches, total=total, desc=label, unit="batch", disable=not progress or self.rank > 0)
+            count = 0
+            for index, batch in enumerate(bar):
+                count += 1
+                if index % self.world != self.rank:
+                    continue
+                inputs = self._on_device(batch, index)
+                self._mark(inputs, index, number)
+                selection = select_tokens(inputs, "all")
+                with torch.enable_grad():
+                    logits = logits_of(self._forward(inputs))
+                    labels, drawn = targets(inputs, logits, self.causal), self._labels(index)
+                    losses, owners, _ = loss_terms(logits, labels, drawn)
+                    loss = losses.sum()
+                if number == 0:
+                    self._count(selection, losses, len(logits))
+                if recorder is not None:
+                    recorder.begin(index, len(logits), losses, owners)
+                if len(losses) and loss.requires_grad:
+                    if not bool(torch.isfinite(loss)):
+                        raise ModelError(
+                            f"the loss of batch {index + 1} is {float(loss.detach())}: check the model's weights and the "
+                            "data, or load the model in float32 or bfloat16"
+                        )
+                    loss.backward()  # type: ignore[no-untyped-call]
+                del logits, losses, loss
+        if count == 0:
+            raise InputError(
+                "no data: the dataloader gave no batch"
+                if number == 0
+                else f"the dataloader gave no batch in pass {number + 1}: give one that can be read again"
+            )
+        if number == 0 and self.world > 1:
+            torch.distributed.all_reduce(self.seen)
+        if number == 0 and not self.seen[2]:
+            raise InputError(
+                "no label counts in any batch (all are -100): check the labels, or take fisher on other data"
+            )
+        leaders = self._agree(capture.leaders)
+        for component in chunk.components:
+            if component.name not in states:  # a process without data, or a layer that never ran
+                leads = leaders.get(component.name, component.name) == component.name
+                need = tuple(item for item in self.need if item != "input" or leads)
+                probes = self.probes if component.name in chunk.sketched else None
+                states[component.name] = _State(component, need, probes, self.device)
+        if self.world > 1:
+            for component in chunk.components:
+                for tensor in states[component.name].tensors():
+                    torch.distributed.all_reduce(tensor)
+        return states, leaders
+
+    def _agree(self, leaders: dict[str, str]) -> dict[str, str]:
+        """Which layers share an input, also in a process that had no batch."""
+        if self.world == 1:
+            return leaders
+        every: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(every, leaders)
+        return next((other for other in every if other), leaders)
+
+    def _labels(self, index: int) -> torch.Generator | None:
+        if self.label_seed is None:
+            return None
+        return torch.Generator().manual_seed(derive_seed(self.label_seed, "labels", index))
+
+    def _mark(self, inputs: Mapping[str, Any], index: int, number: int) -> None:
+        """Refuse data that come in another order, or others, in a later pass."""
+        if self.limit is None:
+            return
+        first = next(
+            (v for k, v in inputs.items() if isinstance(v, Tensor) and k in ("input_ids", "pixel_values")), None
+        )
+        mark = zlib.crc32(first.cpu().numpy().tobytes()) if first is not None else 0
+        place = index // self.world
+        if number == 0:
+            self.marks.append(mark)
+        elif place >= len(self.marks) or self.marks[place] != mark:
+            raise DataError(
+                f"batch {index + 1} of pass {number + 1} is not the one of the first pass: give a dataloader that does not "
+                "shuffle, or more max_memory"
+            )
+
+    def _count(self, selection: Selection, losses: Tensor, samples: int) -> None:
+        if not len(losses):
+            self.seen[4] += 1
+            return
+        values = [samples, sum(selection.sizes), len(losses), 1, 0, float(losses.detach().double().sum())]
+        self.seen += torch.tensor(values, dtype=torch.float64, device=self.device)
+
+    def _reduce(
+        self,
+        chunk: Chunk,
+        states: dict[str, _State],
+        leaders: dict[str, str],
+        reduce: Callable[[LayerStatistics], Any] | None,
+        notes: list[str],
+    ) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        idle, foreign = [], []
+        followers = {name: lead for name, lead in leaders.items() if name != lead and name in states}
+        for component in chunk.components:
+            name = component.name
+            state = states[name]
+            if int(state.foreign):
+                foreign.append(name)
+            if not int(state.rows):
+                idle.append(name)
+                continue
+            shared = states[followers[name]] if name in followers else state
+            if int(shared.rows) != int(state.rows):
+                raise ModelError(
+                    f"layer '{name}' did not run on all of the input it shares: take a mode without activations"
+                )
+            statistics = state.statistics(shared)
+            found[name] = statistics if reduce is None else reduce(statistics)
+            del statistics
+            if reduce is not None:
+                waiting = name in followers.values()
+                state.release(keep_input=waiting)
+                followers.pop(name, None)
+        if idle:
+            notes.append(f"{len(idle)} adapted layers saw no token with a gradient: {', '.join(idle[:5])}")
+        if foreign:
+            notes.append(
+                f"{len(foreign)} layers also ran on rows that are no tokens of the batch, which do not count: "
+                f"{', '.join(foreign[:5])}"
+            )
+        return found
+
+    def _scores(self, recorder: SampleRecorder) -> SampleScores:
+        parts = recorder.parts()
+        if self.world > 1:
+            every: list[Any] = [None] * self.world
+            torch.distributed.all_gather_object(every, parts)
+            parts = {number: part for one in every for number, part in one.items()}
+        return recorder.scores(parts)
+
+
+class _State:
+    """The sums of one layer in a pass."""
+
+    def __init__(
+        self, component: Component, need: tuple[str, ...], probes: Probes | None, device: torch.device
+    ) -> None:
+        self.component = component
+        self.scalars = torch.zeros(3, dtype=torch.float64, device=device)
+        self.rows, self.foreign = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
+        self.sums: dict[str, SymmetricSum | ProductSum] = {}
+        for name in need:
+            if name == "mean_gradient":
+                self.sums[name] = ProductSum(component.d_out, component.d_in, device, probes)
+            else:
+                size = component.d_in if name.startswith("input") else component.d_out
+                self.sums[name] = SymmetricSum(size, device, probes)
+
+    def update(self, x: Tensor, gradient: Tensor, selection: Selection, recorder: SampleRecorder | None) -> None:
+        """Add one batch."""
+        try:
+            index = selection.index_for(tuple(gradient.shape[:-1]))
+        except ForeignRowsError:
+            self.foreign += gradient.numel() // gradient.shape[-1]
+            return
+        a, g = (t.reshape(-1, t.shape[-1]).float() for t in (x, gradient))
+        if index is not None:
+            a, g = a.index_select(0, index), g.index_select(0, index)
+        big_a, big_g = torch.linalg.vecdot(a, a), torch.linalg.vecdot(g, g)
+        self.rows += len(a)
+        self.scalars += torch.stack([part.sum(dtype=torch.float64) for part in (big_a, big_g, big_a * big_g)])
+        for name, total in self.sums.items():
+            if isinstance(total, ProductSum):
+                total.update(g, a)
+            elif name == "input":
+                total.update(a)
+            elif name == "output":
+                total.update(g)
+            elif name == "input_fisher":
+                total.update(a, big_g)
+            else:
+                total.update(g, big_a)
+        if recorder is not None:
+            recorder.update(self.component, *(_by_sample(t, index, selection) for t in (x, gradient)))
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The tensors whose sum over processes is the state of all of them together."""
+        yield from (self.scalars, self.rows, self.foreign)
+        for total in self.sums.values():
+            yield from total.tensors()
+
+    def statistics(self, shared: _State) -> LayerStatistics:
+        """The statistics; the input factor is that of the layer that leads."""
+        if not all(math.isfinite(float(x)) for x in self.scalars):
+            raise ModelError(
+                f"inputs or gradients of layer '{self.component.name}' hold NaN or infinity: check the model's weights and "
+                "the data, or load the model in float32 or bfloat16"
+            )
+        n = int(self.rows)
+        a, g, both = (float(x) / n for x in self.scalars)
+        sums: dict[str, Any] = dict(self.sums)
+        if "input" in shared.sums:
+            sums["input"] = shared.sums["input"]
+        return LayerStatistics(self.component, n, a, g, both, **sums)
+
+    def release(self, *, keep_input: bool) -> None:
+        """Let the sums go; the input factor stays while other layers wait for it."""
+        self.sums = {name: total for name, total in self.sums.items() if keep_input and name == "input"}
+
+
+def _by_sample(x: Tensor, index: Tensor | None, selection: Selection) -> Tensor:
+    """(samples, tokens, features) in float32, tokens that do not count as zeros."""
+    rows = x.reshape(-1, x.shape[-1]).float()
+    if index is not None:
+        mask = torch.zeros(len(rows), 1, device=rows.device).index_fill_(0, index, 1.0)
+        rows = rows * mask
+    return rows.reshape(selection.samples, -1, x.shape[-1])
+
+
+def _batches(data: Any) -> Any:
+    """The user's batches as an iterable."""
+    if isinstance(data, DataLoader):
+        return make_batches(data, tokenizer=None, batch_size=1)[0]
+    base = getattr(data, "base_dataloader", None)
+    if isinstance(base, DataLoader):
+        return base
+    if isinstance(data, str | Mapping) or not isinstance(data, Iterable):
+        raise InputError(f"data of type {type(data).__name__}: give a DataLoader or a list of batches")
+    return data

@@ -17,6 +17,18 @@ OPTIMIZERS = ("adamw_torch", "adafactor", "sgd")
 VARIANTS = ("local", "base")
 TOKENS = ("all", "prompt", "completion", "last")
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
+PEFT_INITS = ("default", "gaussian", "orthogonal", "pissa", "olora", "eva", "corda", "lora-ga")
+FISHER_INITS = (
+    "fisher",
+    "activation",
+    "gradient",
+    "natural_gradient",
+    "random",
+    "fisher_select",
+    "fisher_select_lowest",
+    "fisher_whitened",
+)
+INITS = (*PEFT_INITS, *FISHER_INITS)
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper names Adam, 4e-5 and 32. It names no schedule and no length: a constant rate and one pass are ours.
@@ -60,6 +72,9 @@ class RunSpec:
         target_modules: ``"all-linear"`` (every dense layer except the head), a regular expression, or names.
         use_rslora: Scale by ``alpha / sqrt(rank)``.
         use_dora: Train a magnitude vector beside the update.
+        init: Where the adapter starts: one of PEFT's own (`PEFT_INITS`) or of `lorascope.initialize_lora_fisher`
+            (`FISHER_INITS`), by the first training rows.
+        init_rows: Training rows that an initialisation by data looks at.
         share: The paper's smaller models: the second half of the layers shares its weights in groups of this many
             layers; None leaves the model as it is, and so does 1. See `lorascope.adapters.share_layers`.
         length: Keep only rows whose prompt has from ``length[0]`` to ``length[1]`` tokens, both included, for training,
@@ -113,6 +128,8 @@ class RunSpec:
     target_modules: str | tuple[str, ...] = "all-linear"
     use_rslora: bool = False
     use_dora: bool = False
+    init: str = "default"
+    init_rows: int = 128
     share: int | None = None
     length: tuple[int, int] | None = None
     preset: str | None = None
@@ -154,6 +171,7 @@ class RunSpec:
         _at_least(
             1,
             share=self.share,
+            init_rows=self.init_rows,
             batch_size=self.batch_size,
             eval_batch_size=self.eval_batch_size,
             micro_batch_size=self.micro_batch_size,
@@ -187,6 +205,7 @@ class RunSpec:
         if not self.target_modules:
             raise InputError("target_modules is empty: use 'all-linear' or name the layers")
         choices: tuple[tuple[str, str | None, Iterable[str]], ...] = (
+            ("init", self.init, INITS),
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("schedule", self.schedule, SCHEDULES),
             ("overlong", self.overlong, ("error", "drop", "truncate")),

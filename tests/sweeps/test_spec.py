@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +153,13 @@ def test_paths_are_made_absolute_and_names_are_not(tmp_path: Path, monkeypatch: 
     assert cell.spec.text_task == str(tmp_path / "towns")
     (cell,) = SweepSpec(cells=[{"model": "smollm2", "task": "towns", "text_task": "sotu"}]).expand()
     assert (cell.spec.model, cell.spec.task, cell.spec.text_task) == ("smollm2", "towns", "sotu")
+
+
+def test_reading_a_sweep_imports_no_torch() -> None:
+    """So that the cells' server can import it while the sweep's own process checks the cells."""
+    code = (
+        "import sys; from lorascope.sweeps import SweepSpec, run_sweep; import lorascope.training;"
+        "SweepSpec(base={'preset': 'quick'}, grid={'rank': [4, 8]}).expand(); print('torch' in sys.modules)"
+    )
+    child = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert child.stdout.strip() == "False"

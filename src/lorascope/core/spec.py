@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -33,17 +34,24 @@ def from_mapping(kind: type[T], values: Mapping[str, Any], *, source: str = "con
     for key in values:
         if key not in names:
             raise unknown_name(f"key in {source}", str(key), names)
-    for key, kinds in get_type_hints(kind).items():
+    adapter, hints = _reader(kind)
+    for key, kinds in hints.items():
         # Python takes true for 1; a person who writes "rank: true" meant something else.
         if isinstance(values.get(key), bool) and bool not in (kinds, *get_args(kinds)):
             raise InputError(f"{source}: '{key}' must not be {str(values[key]).lower()}: give a value of its kind")
     try:
-        return TypeAdapter(kind).validate_python(dict(values))
+        return cast(T, adapter.validate_python(dict(values)))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "value"
         given = f" (got {first['input']!r})" if first["type"] != "missing" else ""
         raise InputError(f"{source}: '{place}': {first['msg']}{given}") from error
+
+
+@functools.cache
+def _reader(kind: Hashable) -> tuple[Any, dict[str, Any]]:
+    """What checks a dataclass, and its fields' types; making it takes longer than many checks."""
+    return TypeAdapter(kind), get_type_hints(kind)
 
 
 class _UniqueKeys(yaml.SafeLoader):

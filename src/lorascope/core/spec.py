@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
@@ -48,10 +47,14 @@ def from_mapping(kind: type[T], values: Mapping[str, Any], *, source: str = "con
         raise InputError(f"{source}: '{place}': {first['msg']}{given}") from error
 
 
-@functools.cache
-def _reader(kind: Hashable) -> tuple[Any, dict[str, Any]]:
-    """What checks a dataclass, and its fields' types; making it takes longer than many checks."""
-    return TypeAdapter(kind), get_type_hints(kind)
+_readers: dict[Any, tuple[Any, dict[str, Any]]] = {}
+
+
+def _reader(kind: type[Any]) -> tuple[Any, dict[str, Any]]:
+    """What checks a dataclass, and its fields' types; making it takes longer than many checks, so it is kept."""
+    if kind not in _readers:
+        _readers[kind] = TypeAdapter(kind), get_type_hints(kind)
+    return _readers[kind]
 
 
 class _UniqueKeys(yaml.SafeLoader):

@@ -64,6 +64,18 @@ def test_words_json_and_files(table: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "plan" / "lora_config.json").read_text())["r"] == values["choice"]["R"]
 
 
+def test_the_page_says_the_advice_first(table: Path, tmp_path: Path) -> None:
+    run(table.parent, "--out", tmp_path / "plan")
+    page = (tmp_path / "plan" / "plan.html").read_text(encoding="utf-8")
+    advice = json.loads((tmp_path / "plan" / "plan.json").read_text())["summary"].splitlines()[0]
+    assert page.index(advice) < page.index('id="curves"')
+    printed = run(table, "--report", tmp_path / "deep" / "page.html")
+    assert f"report: {tmp_path / 'deep' / 'page.html'}" in printed
+    assert (tmp_path / "deep" / "page.html").is_file()
+    with pytest.raises(LorascopeError, match=r"--report .*page\.txt' does not end in \.html"):
+        run(table, "--report", tmp_path / "page.txt")
+
+
 def test_grid_where_target_and_budget(table: Path, tmp_path: Path) -> None:
     grid = tmp_path / "grid.yaml"
     grid.write_text(
@@ -81,6 +93,8 @@ def test_one_run_gives_a_guess(tmp_path: Path) -> None:
     RunRecord(name="run", totals={}, layers=layers, spec={"rank": 16}).save(folder / "result.json")
     for path in (folder, folder / "result.json"):
         assert run(path).startswith("First guess, not a recommendation: rank 8.")
+    run(folder, "--report", tmp_path / "guess.html")
+    assert "First guess, not a recommendation: rank 8." in (tmp_path / "guess.html").read_text(encoding="utf-8")
     with pytest.raises(LorascopeError, match="is one run: a target or a budget needs a sweep"):
         run(folder, "--target", 0.5)
 

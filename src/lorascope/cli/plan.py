@@ -34,7 +34,12 @@ def plan_command(
         Path | None, typer.Option(help="config.json of the base model (or its folder), for exact costs.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder for plan.json, lora_config.json and lora_config.py.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for plan.json, plan.html, lora_config.json and lora_config.py.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="HTML page: the advice in words, curves, costs, residuals.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON and nothing else.")] = False,
 ) -> None:
     """Recommend rank, data and model from a sweep, or make a first guess from one run.
@@ -44,6 +49,10 @@ def plan_command(
     """
     import json
 
+    from lorascope.core.errors import OutputError
+
+    if report is not None and report.suffix.lower() not in (".html", ".htm"):
+        raise OutputError(f"--report '{report}' does not end in .html: give the name of a page")
     plan = _guess(results, target, budget) if _is_run(results) else None
     if plan is None:
         from lorascope.core.spec import load_yaml
@@ -65,6 +74,9 @@ def plan_command(
             shape=ModelShape.from_config(model_config) if model_config else None,
         )
     paths = plan.save(out) if out is not None else {}
+    page = report or (out / "plan.html" if out is not None else None)
+    if page is not None:
+        paths["report"] = _write_page(plan, page, results, seed)
     if as_json:
         typer.echo(json.dumps(plan.to_dict(), indent=2, allow_nan=False))
         return
@@ -72,6 +84,21 @@ def plan_command(
     typer.echo("\n" + plan.snippet(), nl=False)
     for name, path in paths.items():
         typer.echo(f"{name}: {path}")
+
+
+def _write_page(plan: Any, page: Path, source: Path, seed: int) -> Path:
+    from lorascope.core.provenance import collect
+    from lorascope.report import plan_headline, plan_sections, write_page
+
+    read = next((item for item in (source, source / "table.csv", source / "result.json") if item.is_file()), None)
+    values = plan.to_dict()
+    return write_page(
+        page,
+        plan_sections(values),
+        title="Which rank, how much data, which model?",
+        headline=plan_headline(values),
+        provenance=collect(seed=seed, files=[] if read is None else [read]),
+    )
 
 
 def _is_run(path: Path) -> bool:

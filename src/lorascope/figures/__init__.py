@@ -1,7 +1,16 @@
-"""Figures of measurements and runs: ``x_info`` computes what is shown, ``plot_x`` draws it. Imports no torch."""
+"""Figures of runs, laws, plans and claims: ``x_info`` computes what is shown, ``plot_x`` draws it. Imports no torch."""
 
 from __future__ import annotations
 
+from lorascope.figures.claims import (
+    AxisLine,
+    MetricsAgainstAxisInfo,
+    RankingInfo,
+    metrics_against_axis_info,
+    plot_metrics_against_axis,
+    plot_ranking,
+    ranking_info,
+)
 from lorascope.figures.layers import (
     DepthProfileInfo,
     LayerHeatmapInfo,
@@ -9,6 +18,22 @@ from lorascope.figures.layers import (
     layer_heatmap_info,
     plot_depth_profile,
     plot_layer_heatmap,
+)
+from lorascope.figures.plan import (
+    PlanCostInfo,
+    PlanCurveInfo,
+    plan_cost_info,
+    plan_curve_info,
+    plot_plan_cost,
+    plot_plan_curve,
+)
+from lorascope.figures.plan_surface import (
+    PlanResidualsInfo,
+    PlanSurfaceInfo,
+    plan_residuals_info,
+    plan_surface_info,
+    plot_plan_residuals,
+    plot_plan_surface,
 )
 from lorascope.figures.runs import (
     LossCurvesInfo,
@@ -19,19 +44,60 @@ from lorascope.figures.runs import (
     plot_loss_curves,
     plot_metric_against_rank,
 )
+from lorascope.figures.scaling import (
+    AxisCurve,
+    LawCurvesInfo,
+    LawResidualsInfo,
+    LawSurfaceInfo,
+    law_curves_info,
+    law_residuals_info,
+    law_surface_info,
+    plot_law_curves,
+    plot_law_residuals,
+    plot_law_surface,
+)
 
 __all__ = [
+    "AxisCurve",
+    "AxisLine",
     "DepthProfileInfo",
+    "LawCurvesInfo",
+    "LawResidualsInfo",
+    "LawSurfaceInfo",
     "LayerHeatmapInfo",
     "LossCurvesInfo",
     "MetricAgainstRankInfo",
+    "MetricsAgainstAxisInfo",
+    "PlanCostInfo",
+    "PlanCurveInfo",
+    "PlanResidualsInfo",
+    "PlanSurfaceInfo",
     "RankSeries",
+    "RankingInfo",
     "depth_profile_info",
+    "law_curves_info",
+    "law_residuals_info",
+    "law_surface_info",
     "layer_heatmap_info",
     "loss_curves_info",
     "metric_against_rank_info",
+    "metrics_against_axis_info",
+    "plan_cost_info",
+    "plan_curve_info",
+    "plan_residuals_info",
+    "plan_surface_info",
     "plot_depth_profile",
+    "plot_law_curves",
+    "plot_law_residuals",
+    "plot_law_surface",
     "plot_layer_heatmap",
     "plot_loss_curves",
     "plot_metric_against_rank",
+    "plot_metrics_against_axis",
+    "plot_plan_cost",
+    "plot_plan_curve",
+    "plot_plan_residuals",
+    "plot_plan_surface",
+    "plot_ranking",
+    "ranking_info",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +9,21 @@ import numpy as np
 import plotly.graph_objects as go
 
 from lorascope.core.errors import InputError
-from lorascope.core.metrics import METRICS
 from lorascope.figures.fitted import FittedLaw
-from lorascope.figures.style import GRID, INK, LINES, SCALE, base_layout, label_of, safe
+from lorascope.figures.style import (
+    AXIS_TITLES,
+    GRID,
+    INK,
+    LINES,
+    SCALE,
+    base_layout,
+    faint,
+    label_of,
+    log_ticks,
+    safe,
+    tick_format,
+)
 
-AXIS_TITLES = {"N": "model size N (parameters)", "R": "rank R", "D": "training rows D"}
 BEYOND = 4.0  # how far curves go past the largest run
 
 
@@ -169,7 +178,7 @@ def plot_law_curves(info: LawCurvesInfo) -> go.Figure:
                 mode="lines",
                 line={"width": 0},
                 fill="toself",
-                fillcolor=_faint(color),
+                fillcolor=faint(color),
                 hoverinfo="skip",
                 **shared,
             )
@@ -200,12 +209,12 @@ def plot_law_curves(info: LawCurvesInfo) -> go.Figure:
                 "title": title,
                 "domain": [start, start + width],
                 "anchor": f"y{suffix}",
-                **_ticks(panel.runs),
+                **log_ticks(panel.runs),
             },
             f"yaxis{suffix}": {
                 **axis,
                 "anchor": f"x{suffix}",
-                "tickformat": _tickformat(info.metric),
+                "tickformat": tick_format(info.metric),
                 "matches": "y" if index else None,
                 "showticklabels": index == 0,
             },
@@ -275,7 +284,7 @@ def plot_law_surface(info: LawSurfaceInfo) -> go.Figure:
     figure = go.Figure(layout=base_layout(height=420, showlegend=False))
     shown = [value for row in info.surface for value in row] + [run[2] for run in info.runs]
     low, high = min(shown), max(shown)
-    form = _tickformat(info.metric)
+    form = tick_format(info.metric)
     figure.add_heatmap(
         x=list(info.xs),
         y=list(info.ys),
@@ -302,7 +311,7 @@ def plot_law_surface(info: LawSurfaceInfo) -> go.Figure:
         customdata=[[run[2], run[3]] for run in info.runs],
         hovertemplate="%{customdata[0]:.4g}, mean of %{customdata[1]} runs<extra></extra>",
     )
-    across, up = (_ticks([run[i] for run in info.runs]) for i in (0, 1))
+    across, up = (log_ticks([run[i] for run in info.runs]) for i in (0, 1))
     figure.update_xaxes(type="log", title={"text": safe(AXIS_TITLES[info.axes[0]])}, showgrid=False, **across)
     figure.update_yaxes(type="log", title={"text": safe(AXIS_TITLES[info.axes[1]])}, showgrid=False, **up)
     return figure
@@ -337,7 +346,7 @@ def plot_law_residuals(info: LawResidualsInfo) -> go.Figure:
         text=[safe(name) for name in info.names],
         hovertemplate="%{text}: %{y:" + (".1%" if info.relative else ".3g") + "}<extra></extra>",
     )
-    figure.update_xaxes(title={"text": f"law, {safe(info.label)}"}, tickformat=_tickformat(info.metric))
+    figure.update_xaxes(title={"text": f"law, {safe(info.label)}"}, tickformat=tick_format(info.metric))
     unit = "run above the law" if info.relative else f"run minus law, {safe(info.label)}"
     figure.update_yaxes(
         title={"text": unit}, tickformat=".0%" if info.relative else None, zeroline=True, zerolinecolor=GRID
@@ -347,28 +356,3 @@ def plot_law_residuals(info: LawResidualsInfo) -> go.Figure:
 
 def _floats(values: Any) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
-
-
-def _ticks(values: Sequence[float]) -> dict[str, Any]:
-    """Ticks at the values that were run, at most six of them."""
-    places = sorted(set(values))
-    if len(places) > 6:
-        places = [places[round(i * (len(places) - 1) / 5)] for i in range(6)]
-    return {"tickvals": places, "ticktext": [_compact(place) for place in places]}
-
-
-def _compact(value: float) -> str:
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= size * (10 if letter == "k" else 0.9995):
-            return f"{value / size:.3g}{letter}"
-    return f"{value:.4g}"
-
-
-def _faint(color: str) -> str:
-    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red}, {green}, {blue}, 0.18)"
-
-
-def _tickformat(metric: str) -> str | None:
-    known = METRICS.get(metric)
-    return ".0%" if known is not None and known.unit == "fraction" else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -16,6 +17,7 @@ MARKS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "triangle-d
 DASHES = ("solid", "dash", "dot", "dashdot")
 # One hue, evenly rising lightness, ends that stand off both a white and a near-black page.
 SCALE = [[0.0, "#dfeaee"], [0.25, "#a3c8d4"], [0.5, "#5f9db4"], [0.75, "#2f6f8f"], [1.0, "#173f5c"]]
+AXIS_TITLES = {"N": "model size N (parameters)", "R": "rank R", "D": "training rows D"}
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
@@ -70,3 +72,46 @@ def base_layout(**changes: Any) -> go.Layout:
     )
     layout.update(changes)
     return layout
+
+
+def log_ticks(values: Sequence[float]) -> dict[str, Any]:
+    """Ticks at the values that were run, at most six of them.
+
+    Example:
+        >>> log_ticks([16.0, 4.0, 135e6])["ticktext"]
+        ['4', '16', '135M']
+    """
+    places = sorted(set(values))
+    if len(places) > 6:
+        places = [places[round(i * (len(places) - 1) / 5)] for i in range(6)]
+    return {"tickvals": places, "ticktext": [compact(place) for place in places]}
+
+
+def compact(value: float | int) -> str:
+    """A count as a tick has it.
+
+    Example:
+        >>> compact(1600), compact(25_000), compact(134_515_008)
+        ('1600', '25k', '135M')
+    """
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= size * (10 if letter == "k" else 0.9995):
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.4g}"
+
+
+def faint(color: str) -> str:
+    """A colour as the fill of a band.
+
+    Example:
+        >>> faint("#3d7ea6")
+        'rgba(61, 126, 166, 0.18)'
+    """
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, 0.18)"
+
+
+def tick_format(metric: str) -> str | None:
+    """Percent for metrics that are shares; None leaves it to plotly."""
+    known = METRICS.get(metric)
+    return ".0%" if known is not None and known.unit == "fraction" else None

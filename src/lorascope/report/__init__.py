@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lorascope.report.findings import Finding
 from lorascope.report.page import Section, Table, render_page, write_page
+from lorascope.report.plan import plan_headline, plan_sections
 from lorascope.report.summary import Summary, summarise
 from lorascope.report.write import render_report, write_report
 
@@ -12,6 +13,8 @@ __all__ = [
     "Section",
     "Summary",
     "Table",
+    "plan_headline",
+    "plan_sections",
     "render_page",
     "render_report",
     "summarise",

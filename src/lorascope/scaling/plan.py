@@ -16,6 +16,15 @@ from lorascope.scaling.design import next_cells
 from lorascope.scaling.laws import AXES
 from lorascope.scaling.plan_costs import cost_book, cost_dict
 from lorascope.scaling.plan_problem import Problem, choose, expected_regret, is_settled, pose
+from lorascope.scaling.plan_records import (
+    along,
+    candidate_records,
+    cell_record,
+    interval,
+    prediction,
+    run_records,
+    siblings,
+)
 from lorascope.scaling.plan_result import Plan
 from lorascope.scaling.plan_runs import Runs, candidates_of, prepare
 from lorascope.scaling.plan_units import Budget, parse_budget
@@ -88,6 +97,7 @@ def recommend(
     if target is not None:
         index, reached = _reach(first, affordable, float(target), level)
     extra, axes = _steps_up(first, index)
+    extra = np.concatenate([extra, _elsewhere(first)])
     problem = pose(runs, cells, book, seed=seed, law=first.law, noise=noise, extra=extra) if len(extra) else first
     # The steps come from draws of their own; the choice and its probabilities stay those of the candidates.
     regret = expected_regret(first, index, affordable)
@@ -97,10 +107,10 @@ def recommend(
         settled = varied and not first.outside[index] and reached["probability"] >= level
     chosen, factor = first.draws[:, index], runs.sign
     mean = first.draws.mean(0)
-    low, high = _interval(chosen, factor, level)
+    low, high = interval(chosen, factor, level)
     costs = cost_dict(first.costs, index)
-    ranks = _along(first, index, 1, level)
-    bigger = [place for place in _siblings(first, index, 1) if first.cells[place, 1] > first.cells[index, 1]]
+    ranks = along(first, index, 1, level)
+    bigger = [place for place in siblings(first, index, 1) if first.cells[place, 1] > first.cells[index, 1]]
     more = (first.draws[:, bigger] - chosen[:, None]).max(1) if bigger else np.zeros(1) - np.inf
     notes = [*runs.notes, *book.notes, *_warnings(first, index)]
     return Plan(
@@ -108,7 +118,7 @@ def recommend(
         metric=runs.metric,
         better="higher" if runs.sign > 0 else "lower",
         goal=_goal(target, limit, runs.metric),
-        choice=_cell(first, index),
+        choice=cell_record(first, index),
         settled=bool(settled),
         lora=_lora(runs, int(first.cells[index, 1])),
         level=level,
@@ -119,15 +129,17 @@ def recommend(
         within_noise=float((first.draws[:, best] - chosen <= first.noise + 1e-12).mean()),
         regret=regret,
         bigger_rank_helps=float((more > first.noise).mean()),
-        best={**_cell(first, best), **_prediction(first, best, level)},
+        best={**cell_record(first, best), **prediction(first, best, level)},
         cost=costs,
         ranks=ranks,
-        data=_along(first, index, 2, level),
-        models=_along(first, index, 0, level),
+        data=along(first, index, 2, level),
+        models=along(first, index, 0, level),
         steps=_gains(problem, first, index, extra, axes, level),
         next_cells=[] if settled else _ask(table, runs, first, seed, better, shape),
         target=reached,
         budget=_budget(limit, affordable),
+        candidates=candidate_records(first, affordable, level),
+        evidence=run_records(first, problem),
         base=runs.base,
         calibration=book.calibration,
         model=_facts(first),
@@ -176,13 +188,13 @@ def _reach(problem: Problem, allowed: np.ndarray, target: float, level: float) -
     index = int(good[0]) if len(good) else int(np.argmax(chance))
     if not len(good) and chance[index] <= (1 - level) / 2:
         top = int(np.argmax(mean))
-        low, high = _interval(problem.draws[:, top], sign, level)
+        low, high = interval(problem.draws[:, top], sign, level)
         raise InputError(
             f"target {target:g} is out of reach: the best prediction of {problem.runs.metric} is {sign * mean[top]:.4g} "
             f"({low:.4g} to {high:.4g}, {level:.0%}); lower the target or widen the candidates"
         )
     safe = np.flatnonzero(chance >= level)
-    safer = {**_cell(problem, int(safe[0])), "probability": float(chance[safe[0]])} if len(safe) else None
+    safer = {**cell_record(problem, int(safe[0])), "probability": float(chance[safe[0]])} if len(safe) else None
     return index, {"value": target, "probability": float(chance[index]), "safer": safer}
 
 
@@ -200,6 +212,13 @@ def _steps_up(problem: Problem, index: int) -> tuple[np.ndarray, list[str]]:
         rows.append(up)
         axes.append(axis)
     return np.array(rows).reshape(-1, 3), axes
+
+
+def _elsewhere(problem: Problem) -> np.ndarray:
+    """Places that were run and are no candidates, (k, 3)."""
+    ran = np.unique(problem.runs.frame[list(AXES)].to_numpy(dtype=float), axis=0)
+    known = {tuple(cell) for cell in problem.cells.tolist()}
+    return np.array([cell for cell in ran.tolist() if tuple(cell) not in known]).reshape(-1, 3)
 
 
 def _gains(
@@ -224,50 +243,6 @@ def _gains(
             }
         )
     return found
-
-
-def _siblings(problem: Problem, index: int, column: int) -> list[int]:
-    """Candidates that differ from one in a single axis, itself included, by that axis."""
-    others = [place for place in range(3) if place != column]
-    same = (problem.cells[:, others] == problem.cells[index, others]).all(axis=1)
-    return sorted(np.flatnonzero(same).tolist(), key=lambda place: float(problem.cells[place, column]))
-
-
-def _along(problem: Problem, index: int, column: int, level: float) -> list[dict[str, Any]]:
-    if AXES[column] not in problem.runs.axes:
-        return []
-    places = _siblings(problem, index, column)
-    best = places[int(np.argmax(problem.draws[:, places].mean(0)))]
-    return [
-        {
-            AXES[column]: _whole(problem.cells[place, column]),
-            **_prediction(problem, place, level),
-            "within_noise": float((problem.draws[:, best] - problem.draws[:, place] <= problem.noise + 1e-12).mean()),
-            "runs": int(problem.observed[place]),
-            "extrapolated": bool(problem.outside[place]),
-            "flops": float(problem.costs["flops"][place]),
-        }
-        for place in places
-    ]
-
-
-def _prediction(problem: Problem, place: int, level: float) -> dict[str, float]:
-    low, high = _interval(problem.draws[:, place], problem.runs.sign, level)
-    return {"predicted": float(problem.runs.sign * problem.draws[:, place].mean()), "low": low, "high": high}
-
-
-def _interval(draws: np.ndarray, sign: int, level: float) -> tuple[float, float]:
-    low, high = np.quantile(sign * draws, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def _cell(problem: Problem, place: int) -> dict[str, Any]:
-    cell = problem.cells[place]
-    return {axis: _whole(cell[i]) if axis in problem.runs.axes else None for i, axis in enumerate(AXES)}
-
-
-def _whole(value: float) -> int | float:
-    return int(value) if float(value).is_integer() else float(value)
 
 
 def _goal(target: float | int | None, limit: Budget | None, metric: str) -> str:

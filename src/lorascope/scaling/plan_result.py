@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from lorascope.core.errors import DataError
 from lorascope.core.files import atomic_write_text, read_json, write_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,9 @@ class Plan:
         next_cells: What to run next where the decision is not settled.
         target: The target, with its ``probability`` and the ``safer`` choice; empty without one.
         budget: The budget: ``kind``, ``amount``, ``affordable`` candidates; empty without one.
+        candidates: One record a candidate, cheapest first: ``N``, ``R``, ``D``, prediction, interval, cost by kind,
+            ``runs``, ``extrapolated``, ``affordable``.
+        evidence: One record a run: ``N``, ``R``, ``D``, ``seed``, ``value``, and the surface there (``fitted``).
         base: Metric of the base model without adapter; None if unknown.
         calibration: Error of the time and memory models on left-out cells.
         model: How much of the prediction follows the fitted law; number of runs, seeds and cells.
@@ -79,6 +82,8 @@ class Plan:
     next_cells: list[dict[str, Any]] = field(default_factory=list)
     target: dict[str, Any] = field(default_factory=dict)
     budget: dict[str, Any] = field(default_factory=dict)
+    candidates: list[dict[str, Any]] = field(default_factory=list)
+    evidence: list[dict[str, Any]] = field(default_factory=list)
     base: float | None = None
     calibration: dict[str, dict[str, Any]] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)

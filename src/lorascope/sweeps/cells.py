@@ -33,6 +33,8 @@ TRAINING_ONLY = (
     "max_grad_norm",
     "save_steps",
     "logging_steps",
+    "probe_steps",
+    "probe_limit",
     "report_to",
 )
 """Settings that change nothing where nothing is trained (rank 0)."""

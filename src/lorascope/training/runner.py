@@ -45,6 +45,7 @@ from lorascope.training.checkpoints import safetensors_fault
 from lorascope.training.costs import CostKeeper, Costs
 from lorascope.training.fit import fit
 from lorascope.training.lora import adapted, attach_lora
+from lorascope.training.probes import HeldOutLoss
 from lorascope.training.spec import RunSpec
 from lorascope.training.writing import explain_save_errors, remove_tree
 
@@ -263,7 +264,7 @@ class _Run:
                     self.folder / "checkpoints",
                     write=lambda line: self.store.append_metrics(self.name, line),
                     rewind=self.rewind,
-                    callbacks=[CostKeeper(self.costs)],
+                    callbacks=[CostKeeper(self.costs), *self.probes()],
                     label=f"{self.name}: training",
                     progress=self.progress,
                 )
@@ -275,6 +276,21 @@ class _Run:
             peft_model.unload()
             raise KeyboardInterrupt
         return peft_model.eval()
+
+    def probes(self) -> list[HeldOutLoss]:
+        """What looks at held-out rows while training, if that was asked for."""
+        if not self.spec.probe_steps:
+            return []
+        rows = encode_task(
+            self.task,
+            self.tokenizer,
+            "validation",
+            limit=self.spec.probe_limit,
+            max_length=self.longest(),
+            overlong=self.spec.overlong,
+        )
+        size, write = self.spec.eval_batch_size, lambda line: self.store.append_metrics(self.name, line)
+        return [HeldOutLoss(rows.features, PaddingCollator(self.pad_id), size, self.spec.probe_steps, write)]
 
     def save(self, model: PeftModel, counts: dict[str, int]) -> None:
         """Save the adapter under another name and rename it, so that the folder is whole or not there."""
@@ -355,7 +371,7 @@ class _Run:
 
     def rewind(self, step: int) -> None:
         """Drop the lines of the loss history behind the step that training goes on from."""
-        lines = [line for line in self.store.metrics(self.name) if line.get("step", 0) <= step]
+        lines = [line for line in self.store.metrics(self.name) if step and line.get("step", 0) <= step]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         atomic_write_text(self.folder / "metrics.jsonl", text)
 

@@ -105,6 +105,9 @@ class RunSpec:
         text_limit: Most test rows of that text.
         save_steps: Steps between checkpoints; None means four to a run, and never more than 500 steps apart.
         logging_steps: Steps between lines of the loss history; None means about 200 lines a run.
+        probe_steps: Steps after which the loss of validation rows is written into the history, as ``held_out_loss``; 0 is
+            before the first one.
+        probe_limit: Most validation rows of those losses.
         report_to: Tracker known to transformers (``tensorboard``, ``wandb`` ...) or ``none``.
 
     Raises:
@@ -158,6 +161,8 @@ class RunSpec:
     text_limit: int | None = None
     save_steps: int | None = None
     logging_steps: int | None = None
+    probe_steps: tuple[int, ...] = ()
+    probe_limit: int = 64
     report_to: str = "none"
 
     def __post_init__(self) -> None:
@@ -165,6 +170,8 @@ class RunSpec:
             object.__setattr__(self, "target_modules", tuple(self.target_modules))
         if isinstance(self.metrics, list):
             object.__setattr__(self, "metrics", tuple(self.metrics))
+        if isinstance(self.probe_steps, list):
+            object.__setattr__(self, "probe_steps", tuple(self.probe_steps))
         if isinstance(self.length, list):
             object.__setattr__(self, "length", tuple(self.length))
         _at_least(0, rank=self.rank, warmup_steps=self.warmup_steps, seed=self.seed)
@@ -172,6 +179,7 @@ class RunSpec:
             1,
             share=self.share,
             init_rows=self.init_rows,
+            probe_limit=self.probe_limit,
             batch_size=self.batch_size,
             eval_batch_size=self.eval_batch_size,
             micro_batch_size=self.micro_batch_size,
@@ -195,6 +203,8 @@ class RunSpec:
                 f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}: "
                 "choose one of its divisors"
             )
+        if any(step < 0 for step in self.probe_steps):
+            raise InputError(f"probe_steps {list(self.probe_steps)} must be numbers of steps of at least 0")
         if self.length is not None and not 1 <= self.length[0] <= self.length[1]:
             raise InputError(
                 f"length {list(self.length)} is no range of tokens: give the lowest and the highest number of tokens of a "

@@ -17,6 +17,7 @@ from lorascope.cli.plan import plan_command
 from lorascope.cli.quickstart import quickstart_command
 from lorascope.cli.report import report_command
 from lorascope.cli.reproduce import reproduce_command
+from lorascope.cli.select import select_command
 from lorascope.cli.sweep import sweep_command
 from lorascope.cli.train import train_command
 from lorascope.core.errors import LorascopeError
@@ -50,6 +51,7 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
 app.command("quickstart")(_stoppable(quickstart_command))
 app.command("train")(_stoppable(train_command))
 app.command("measure")(_stoppable(measure_command))
+app.command("select")(_stoppable(select_command))
 app.command("sweep")(_stoppable(sweep_command))
 app.command("fit")(_stoppable(fit_command))
 app.command("plan")(_stoppable(plan_command))

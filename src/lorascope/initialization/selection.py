@@ -90,7 +90,9 @@ class Selection:
             InputError: Keys are missing or unknown, or the version is another.
         """
         if values.get("schema_version") != SCHEMA_VERSION:
-            raise InputError(f"selection of version {values.get('schema_version')}: this lorascope reads {SCHEMA_VERSION}")
+            raise InputError(
+                f"selection of version {values.get('schema_version')}: this lorascope reads {SCHEMA_VERSION}"
+            )
         try:
             lists = {key: tuple(values[key]) for key in ("chosen", "lines", "scores", "warnings")}
             return cls(**{**values, **lists})
@@ -231,7 +233,9 @@ def _warnings(pool: Pool, budget: int, scores: Sequence[float | None]) -> list[s
     notes = []
     if pool.duplicates:
         number = pool.duplicates
-        notes.append(f"{number} {'row is' if number == 1 else 'rows are'} the same as an earlier one and can't be chosen")
+        notes.append(
+            f"{number} {'row is' if number == 1 else 'rows are'} the same as an earlier one and can't be chosen"
+        )
     if budget == len(pool) > 1:
         notes.append("the budget is the whole pool: only the order was chosen")
     known = [score for score in scores if score is not None]

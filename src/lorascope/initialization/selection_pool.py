@@ -11,7 +11,7 @@ from typing import Any
 
 from lorascope.core.errors import DataError, InputError
 from lorascope.core.files import sha256_of
-from lorascope.tasks import ChatRow, ChoiceRow, CompletionRow, Row, Task, TextRow, load_task
+from lorascope.tasks import ChatRow, ChoiceRow, CompletionRow, Row, Task, load_task
 from lorascope.tasks.files import SUFFIXES, find_files, read_mappings
 from lorascope.tasks.rows import Kind, parse_row, row_kind
 
@@ -163,9 +163,7 @@ def _from_mappings(
     blank = bool(questions) and all(row.question.count("_") == 1 for row in questions)
     train = tuple(row for row, known in zip(rows, labelled, strict=True) if known)
     splits = {SPLIT: tuple(rows)} | ({"train": train} if train else {})
-    return _distinct(
-        Task(name, kind, splits, prompt, "blank" if blank else "question", seed), lines, labelled, sources
-    )
+    return _distinct(Task(name, kind, splits, prompt, "blank" if blank else "question", seed), lines, labelled, sources)
 
 
 def _filled(values: dict[str, Any]) -> tuple[dict[str, Any], bool]:
@@ -205,7 +203,9 @@ def _json(values: Any) -> str:
     try:
         return json.dumps(values, ensure_ascii=False, default=_plain)
     except (TypeError, ValueError) as error:
-        raise InputError(f"a row of the pool holds what JSON cannot ({error}): give texts, numbers and lists") from error
+        raise InputError(
+            f"a row of the pool holds what JSON cannot ({error}): give texts, numbers and lists"
+        ) from error
 
 
 def _plain(value: Any) -> Any:
@@ -213,5 +213,3 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"a {type(value).__name__}")
-
-

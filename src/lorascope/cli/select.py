@@ -1,0 +1,123 @@
+"""``lorascope select``: which rows to label or train on next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def select_command(
+    pool: Annotated[
+        str, typer.Option(help="Rows to choose from: a .jsonl or .parquet file, a folder or a known task.")
+    ],
+    budget: Annotated[int, typer.Option(help="Rows to choose.")],
+    out: Annotated[Path, typer.Option(help="JSONL file for the chosen rows, as they were, best first.")],
+    method: Annotated[
+        str, typer.Option(help="How to choose; see above. The default needs no labels.")
+    ] = "d_optimal_expected",
+    model: Annotated[str, typer.Option(help="Base model: smollm2 (embedded), a folder or a hub id.")] = "smollm2",
+    adapter: Annotated[Path | None, typer.Option(help="Adapter on it, to choose what it should learn next.")] = None,
+    split: Annotated[str, typer.Option(help="Split of a folder or known task.")] = "train",
+    prompt: Annotated[str, typer.Option(help="Prompt: main, prompt1, prompt2, prompt3 or plain.")] = "main",
+    data_dir: Annotated[Path | None, typer.Option(help="Local folder with the rows of a known hub task.")] = None,
+    subspace: Annotated[int, typer.Option(help="Leading Fisher directions a layer; 0 takes the whole gradient.")] = 16,
+    features: Annotated[int, typer.Option(help="Numbers that stand for a row's gradient; a square number.")] = 256,
+    fisher_rows: Annotated[int, typer.Option(help="Rows that the Fisher directions are estimated from.")] = 128,
+    draws: Annotated[int, typer.Option(help="Labels drawn a row where there are no choices.")] = 2,
+    ridge: Annotated[float, typer.Option(help="Prior of designs, in usual rows.")] = 1.0,
+    target_modules: Annotated[
+        str, typer.Option(help="Layers that count: all-linear or names with commas.")
+    ] = "all-linear",
+    batch_size: Annotated[int, typer.Option(help="Rows in a pass.")] = 16,
+    max_length: Annotated[int | None, typer.Option(help="Longest row in tokens. \\[default: the context]")] = None,
+    overlong: Annotated[str, typer.Option(help="Longer rows: error or truncate.")] = "error",
+    pad_token: Annotated[str | None, typer.Option(help="Pad token where the tokenizer has none; eos works.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for scores. \\[default: .lorascope-scores beside OUT]")
+    ] = None,
+    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+) -> None:
+    """Choose the rows that are most worth labelling or training on.
+
+    \b
+    Without labels:  d_optimal_expected, energy_expected, smallest_logits, smallest_attention, entropy, random
+    With labels:     d_optimal, energy, loss
+
+    Rows may lack their label (answer, completion, or the last assistant message). Rows that are the same count once.
+
+    Writes OUT (the rows as they were) and a report beside it with every row's score. Scores are kept: a second method or
+    budget, or the same command after Ctrl-C, goes on from there. What the methods are worth is measured in
+    docs/benchmarks/select.md.
+    """
+    from rich.console import Console
+
+    from lorascope.core.errors import OutputError, unknown_name
+    from lorascope.core.files import atomic_write_text, write_json
+    from lorascope.core.provenance import collect
+    from lorascope.initialization.selection import METHODS, select_rows
+    from lorascope.initialization.selection_pool import load_pool
+    from lorascope.initialization.selection_scores import ScoreOptions
+
+    if method not in METHODS:
+        raise unknown_name("method", method, METHODS)
+    report = out.with_name(f"{out.stem}.report.json")
+    if out.is_dir():
+        raise OutputError(f"output '{out}' is a folder: give a file, such as {out / 'chosen.jsonl'}")
+    if out.exists() and not report.is_file():
+        raise OutputError(f"output '{out}' is there already and not from this command: choose another --out")
+    rows = load_pool(pool, split=split, prompt=prompt, data_dir=data_dir, seed=seed)
+    names = target_modules if target_modules == "all-linear" else tuple(n.strip() for n in target_modules.split(","))
+    options = ScoreOptions(
+        subspace=subspace,
+        features=features,
+        fisher_rows=fisher_rows,
+        draws=draws,
+        max_length=max_length,
+        overlong=overlong,
+        batch_size=batch_size,
+        target_modules=names,
+        pad_token=pad_token,
+        seed=seed,
+    )
+    loaded, tokenizer = None, None
+    if METHODS[method].model:
+        if METHODS[method].labels:
+            rows.require_labels(method)
+        from lorascope.measuring import load_model_and_tokenizer
+
+        base, tokenizer = load_model_and_tokenizer(model)
+        loaded = base
+        if adapter is not None:
+            from lorascope.adapters import attach_adapter
+
+            loaded = attach_adapter(base, adapter)
+    found = select_rows(
+        rows,
+        budget,
+        method=method,
+        model=loaded,
+        tokenizer=tokenizer,
+        options=options,
+        ridge=ridge,
+        cache=cache or out.resolve().parent / ".lorascope-scores",
+        progress=progress,
+    )
+    facts = {
+        **found.to_dict(),
+        "provenance": collect(seed=seed, extra={"model": model, "data_sha256": dict(rows.sources)}),
+    }
+    write_json(report, facts)
+    atomic_write_text(out, "".join(f"{line}\n" for line in found.lines))
+    console = Console()
+    console.print(
+        f"{budget} of {found.counts['different']} different rows by {method}: {out}",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
+    console.print(f"scores: {report}", soft_wrap=True, highlight=False, markup=False)
+    for note in found.warnings:
+        typer.secho(f"note: {note}", fg="yellow", err=True)

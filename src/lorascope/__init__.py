@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lorascope.adapters import attach_adapter, share_layers
     from lorascope.core.errors import LorascopeError
+    from lorascope.initialization import initialize_lora_fisher
     from lorascope.measuring import load_model_and_tokenizer, measure
     from lorascope.report import write_report
     from lorascope.results import AdapterMeasurement, RunRecord, RunStore
@@ -28,6 +29,7 @@ _HOMES = {
     "RunStore": "lorascope.results",
     "attach_adapter": "lorascope.adapters",
     "evaluate_task": "lorascope.tasks",
+    "initialize_lora_fisher": "lorascope.initialization",
     "load_model_and_tokenizer": "lorascope.measuring",
     "load_task": "lorascope.tasks",
     "measure": "lorascope.measuring",
@@ -45,6 +47,7 @@ __all__ = [
     "RunStore",
     "attach_adapter",
     "evaluate_task",
+    "initialize_lora_fisher",
     "load_model_and_tokenizer",
     "load_task",
     "measure",

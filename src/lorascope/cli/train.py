@@ -25,6 +25,16 @@ def train_command(
         str | None, typer.Option(help="all-linear, a regular expression, or names with commas. \\[default: all-linear]")
     ] = None,
     rslora: Annotated[bool | None, typer.Option("--rslora/--no-rslora", help="Scale by alpha / sqrt(rank).")] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="Start: default, gaussian, orthogonal, pissa, olora, eva, corda, lora-ga, or by Fisher statistics: fisher, "
+            "activation, gradient, natural_gradient, random, fisher_select, fisher_whitened. \\[default: default]"
+        ),
+    ] = None,
+    init_rows: Annotated[
+        int | None, typer.Option(help="Training rows that decide such a start. \\[default: 128]")
+    ] = None,
     dora: Annotated[bool | None, typer.Option("--dora/--no-dora", help="Train magnitudes beside the update.")] = None,
     share: Annotated[
         int | None, typer.Option(help="Share weights in the second half of the layers, in groups of 8, 4, 2 or 1.")
@@ -74,6 +84,8 @@ def train_command(
         "target_modules": _names(target_modules),
         "use_rslora": rslora,
         "use_dora": dora,
+        "init": init,
+        "init_rows": init_rows,
         "share": share,
         "length": _range(length),
         "learning_rate": lr,

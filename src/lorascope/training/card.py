@@ -103,6 +103,7 @@ def model_card(spec: RunSpec, *, steps: int, totals: Mapping[str, float] | None 
         if isinstance(spec.target_modules, str)
         else ", ".join(spec.target_modules),
         "Variant": ("DoRA" if spec.use_dora else "LoRA") + (", rank-stabilised" if spec.use_rslora else ""),
+        **({"Start": f"{spec.init}, by {spec.init_rows} training rows"} if spec.init != "default" else {}),
         "Optimiser": f"{spec.optimizer}, learning rate {spec.learning_rate:g}, {spec.schedule}",
         "Training": f"{steps} steps of {spec.batch_size} rows, seed {spec.seed}",
     }

@@ -13,6 +13,7 @@ from peft import PeftModel
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+from lorascope.adapters.residual import save_residual
 from lorascope.core.errors import InputError, unknown_name
 from lorascope.core.seeds import preserved_random_state
 from lorascope.training.checkpoints import find_resume
@@ -32,7 +33,7 @@ class AdapterTrainer(Trainer):
         """
         if self.args.should_save:
             model: Any = self.model
-            model.save_pretrained(output_dir or self.args.output_dir, save_embedding_layers=False)
+            save_residual(model, output_dir or self.args.output_dir, save_embedding_layers=False)
 
 
 def training_arguments(spec: RunSpec, rows: int, folder: Path) -> TrainingArguments:

@@ -87,7 +87,13 @@ def lora_config(model: nn.Module, spec: RunSpec, *, rank: int | None = None) -> 
     )
 
 
-def attach_lora(model: nn.Module, spec: RunSpec, *, rank: int | None = None) -> PeftModel:
+def attach_lora(
+    model: nn.Module,
+    spec: RunSpec,
+    *,
+    rank: int | None = None,
+    prepare: Callable[[LoraConfig], None] | None = None,
+) -> PeftModel:
     """Put a fresh adapter on a model, its initial values decided by the spec's seed alone.
 
     The update is zero at first (B = 0), so the model's outputs are unchanged.
@@ -96,6 +102,7 @@ def attach_lora(model: nn.Module, spec: RunSpec, *, rank: int | None = None) -> 
         model: A causal language model of transformers; changed in place.
         spec: The run.
         rank: Rank instead of the spec's; the base model is measured through a zero update of rank 1.
+        prepare: Called with the configuration before the adapter is made.
 
     Returns:
         The PEFT model around ``model``.
@@ -110,6 +117,8 @@ def attach_lora(model: nn.Module, spec: RunSpec, *, rank: int | None = None) -> 
     if output_head(model) is None:
         raise ModelError(f"the model ({name}) has no language-model head: load it with AutoModelForCausalLM")
     config = lora_config(model, spec, rank=rank)
+    if prepare is not None:
+        prepare(config)
     with preserved_random_state(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # PEFT mends that itself for Conv1D
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # PEFT asks for it

@@ -22,7 +22,9 @@ from lorascope.adapters import (
     layers_shared,
     sharing_of,
 )
+from lorascope.adapters.checks import fingerprints
 from lorascope.adapters.load import RECORD_FILE
+from lorascope.adapters.residual import base_weights_kept
 from lorascope.core.errors import InputError, OutputError
 from lorascope.core.files import atomic_write_text, read_json, require_empty_dir, write_json
 from lorascope.core.provenance import collect
@@ -31,6 +33,7 @@ from lorascope.core.spec import load_yaml
 from lorascope.measuring import load_model_and_tokenizer, measure
 from lorascope.results import AdapterMeasurement, RunRecord, RunStore
 from lorascope.tasks import (
+    Encoded,
     PaddingCollator,
     Task,
     encode_task,
@@ -44,13 +47,17 @@ from lorascope.training.card import base_model_note, model_card
 from lorascope.training.checkpoints import safetensors_fault
 from lorascope.training.costs import CostKeeper, Costs
 from lorascope.training.fit import fit
+from lorascope.training.inits import attach_initialised
 from lorascope.training.lora import adapted, attach_lora
 from lorascope.training.probes import HeldOutLoss
-from lorascope.training.spec import RunSpec
+from lorascope.training.spec import RESIDUAL_INITS, RunSpec
 from lorascope.training.writing import explain_save_errors, remove_tree
 
 DATA_FILE = "data.json"
 """Hashes of the data that a run was started with."""
+
+INIT_FILE = "initialization.json"
+"""What an initialisation by data did, beside the adapter."""
 
 
 def run(
@@ -200,8 +207,12 @@ class _Run:
             counts["model_parameters"] = self.parameters
             counts["adapter_parameters"] = count_parameters(model) - self.parameters if self.spec.rank > 0 else 0
         if self.spec.rank > 0:
-            trained = read_json(self.folder / "adapter" / RECORD_FILE)["train_counts"]
-            counts.update({f"train_{key}": value for key, value in trained.items()})
+            facts = read_json(self.folder / "adapter" / RECORD_FILE)
+            counts.update({f"train_{key}": value for key, value in facts["train_counts"].items()})
+            counts["adapter_parameters"] = facts.get("adapter_parameters", counts["adapter_parameters"])
+            if (init := facts.get("init")) is not None:
+                settings["init"] = {key: value for key, value in init.items() if key != "warnings"}
+                measurement.warnings[:0] = init.get("warnings", [])
         if self.lengths is not None:
             settings["length"] = self.lengths.to_dict()
         if (sharing := sharing_of(self.base)) is not None:
@@ -253,13 +264,26 @@ class _Run:
             overlong=self.spec.overlong,
             seed=self.spec.seed,
         )
-        peft_model = attach_lora(model, self.spec)
+        if self.spec.init not in RESIDUAL_INITS:
+            return self.train_rows(model, rows)
+        with base_weights_kept(self.base):
+            self.train_rows(model, rows).unload()
+        # On the base as it was: what is measured against it is the whole update, also after an interruption.
+        return attach_adapter(self.base, self.folder / "adapter")
+
+    def train_rows(self, model: nn.Module, rows: Encoded) -> PeftModel:
+        """Train a fresh adapter on encoded rows and save it."""
+        prints, collate = fingerprints(model), PaddingCollator(self.pad_id)
+        stage = self.folder / "stages"
+        peft_model, started = attach_initialised(
+            model, self.spec, rows.features, collate, stage, progress=self.progress
+        )
         try:
             with self.costs.timing("training"):
                 stop = fit(
                     peft_model,
                     rows.features,
-                    PaddingCollator(self.pad_id),
+                    collate,
                     self.spec,
                     self.folder / "checkpoints",
                     write=lambda line: self.store.append_metrics(self.name, line),
@@ -268,7 +292,7 @@ class _Run:
                     label=f"{self.name}: training",
                     progress=self.progress,
                 )
-            self.save(peft_model, rows.counts)
+            self.save(peft_model, rows.counts, prints, started)
         except BaseException:
             peft_model.unload()
             raise
@@ -292,7 +316,7 @@ class _Run:
         size, write = self.spec.eval_batch_size, lambda line: self.store.append_metrics(self.name, line)
         return [HeldOutLoss(rows.features, PaddingCollator(self.pad_id), size, self.spec.probe_steps, write)]
 
-    def save(self, model: PeftModel, counts: dict[str, int]) -> None:
+    def save(self, model: PeftModel, counts: dict[str, int], prints: dict[str, str], started: dict[str, Any]) -> None:
         """Save the adapter under another name and rename it, so that the folder is whole or not there."""
         target, work = self.folder / "adapter", self.folder / ".adapter.tmp"
         remove_tree(work)
@@ -303,7 +327,11 @@ class _Run:
             atomic_write_text(work / "README.md", model_card(self.spec, steps=self.steps()))
             facts: dict[str, Any] = {name: getattr(self.spec, name) for name in ("task", "prompt", "share", "length")}
             facts["base_model"] = self.spec.model
-            write_json(work / RECORD_FILE, adapter_record(model, **facts, train_counts=counts))
+            if started:
+                facts["init"] = {key: value for key, value in started.items() if key != "layers"}
+                write_json(work / INIT_FILE, started)
+            facts["adapter_parameters"] = count_parameters(model) - self.parameters
+            write_json(work / RECORD_FILE, {**adapter_record(model, **facts, train_counts=counts), **prints})
             work.rename(target)
 
     def measurement(self, model: PeftModel) -> AdapterMeasurement:

@@ -29,6 +29,8 @@ FISHER_INITS = (
     "fisher_whitened",
 )
 INITS = (*PEFT_INITS, *FISHER_INITS)
+RESIDUAL_INITS = ("pissa", "olora", "corda", "lora-ga", "fisher_select", "fisher_select_lowest", "fisher_whitened")
+"""Inits that move a part of the base weight into the adapter; the run exports them as ordinary adapters."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper names Adam, 4e-5 and 32. It names no schedule and no length: a constant rate and one pass are ours.
@@ -203,6 +205,13 @@ class RunSpec:
                 f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}: "
                 "choose one of its divisors"
             )
+        if self.init in RESIDUAL_INITS and (self.use_dora or (self.share or 1) > 1):
+            other = "use_dora" if self.use_dora else "share"
+            raise InputError(
+                f"init '{self.init}' changes the base weights, which does not go with {other}: take init 'fisher'"
+            )
+        if self.init == "orthogonal" and self.rank % 2:
+            raise InputError(f"init 'orthogonal' needs an even rank, not {self.rank}")
         if any(step < 0 for step in self.probe_steps):
             raise InputError(f"probe_steps {list(self.probe_steps)} must be numbers of steps of at least 0")
         if self.length is not None and not 1 <= self.length[0] <= self.length[1]:

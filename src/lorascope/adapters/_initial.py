@@ -1,0 +1,89 @@
+"""Writing an adapter's first weights, and the base weights under them, in PEFT's layers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from lorascope.adapters._peft import Component
+from lorascope.core.errors import AdapterError
+
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def is_quantised(base: nn.Module) -> bool:
+    """Whether a frozen layer holds its weight in a form that cannot be changed by adding to it."""
+    weight = getattr(base, "weight", None)
+    plain = isinstance(weight, Tensor) and weight.dtype in _FLOATS and weight.dim() == 2
+    return not plain or hasattr(weight, "quant_state") or hasattr(base, "dequantize")
+
+
+def base_weight(component: Component) -> Tensor:
+    """The frozen weight as float32 of (d_out, d_in), a copy.
+
+    Raises:
+        AdapterError: The layer is quantised.
+    """
+    if is_quantised(component.base):
+        raise AdapterError(
+            f"layer '{component.name}' is quantised ({type(component.base).__name__}): its weight can't be split between "
+            "base and adapter; take a mode that leaves the base as it is, such as fisher"
+        )
+    untyped: Any = component.base
+    weight: Tensor = untyped.weight.detach().to(torch.float32, copy=True)
+    return weight.T.contiguous() if isinstance(component.base, Conv1D) else weight
+
+
+def set_base_weight(component: Component, weight: Tensor) -> None:
+    """Put a float32 weight of (d_out, d_in) into the frozen layer, in its own type."""
+    untyped: Any = component.base
+    with torch.no_grad():
+        untyped.weight.copy_(weight.T if isinstance(component.base, Conv1D) else weight)
+
+
+def factor_parameters(component: Component, adapter: str) -> tuple[nn.Parameter, nn.Parameter, float]:
+    """The trainable factors A (r, d_in) and B (d_out, r) of one adapter, and its scaling."""
+    layer: Any = component.module
+    return layer.lora_A[adapter].weight, layer.lora_B[adapter].weight, float(layer.scaling[adapter])
+
+
+def write_factors(component: Component, adapter: str, a: Tensor, b: Tensor | None) -> None:
+    """Put factors into an adapter in place; without B it is zero."""
+    first, second, _ = factor_parameters(component, adapter)
+    with torch.no_grad():
+        first.copy_(a)
+        if b is None:
+            second.zero_()
+        else:
+            second.copy_(b)
+
+
+def set_rank(model: nn.Module, component: Component, adapter: str, rank: int) -> None:
+    """Give one layer of an adapter another rank, with the same scaling; fresh weights, B = 0.
+
+    The configuration learns of it through ``rank_pattern`` and ``alpha_pattern``, so that PEFT makes the same layer when
+    it loads the adapter.
+    """
+    layer = component.module
+    assert isinstance(layer, LoraLayer)
+    if int(layer.r[adapter]) == rank:
+        return
+    untyped: Any = model
+    config = untyped.peft_config[adapter]
+    root = math.sqrt(rank) if config.use_rslora else rank
+    alpha = float(layer.scaling[adapter]) * root
+    trainable = next(layer.lora_A[adapter].parameters()).requires_grad
+    layer.update_layer(adapter, r=rank, lora_alpha=alpha, config=config)
+    for factor in (layer.lora_A[adapter], layer.lora_B[adapter]):
+        factor.requires_grad_(trainable)
+    if config.rank_pattern is None:
+        config.rank_pattern = {}
+    if config.alpha_pattern is None:
+        config.alpha_pattern = {}
+    config.rank_pattern[component.name] = rank
+    config.alpha_pattern[component.name] = alpha

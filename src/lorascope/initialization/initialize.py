@@ -1,0 +1,363 @@
+"""`initialize_lora_fisher`: let data decide where a fresh LoRA adapter starts."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from peft import PeftModel
+from torch import Tensor, nn
+
+from lorascope.adapters import Component, active_adapter, adapter_names
+from lorascope.adapters._initial import base_weight, factor_parameters, is_quantised, set_rank, write_factors
+from lorascope.adapters.residual import check_residual, export_as_ordinary, take_off
+from lorascope.core.errors import AdapterError, InputError, unknown_name
+from lorascope.core.provenance import collect
+from lorascope.core.seeds import preserved_random_state
+from lorascope.initialization.budget import directions_for, effective_directions, water_fill
+from lorascope.initialization.directions import DEFAULT_NORM, MODES, Start, fisher_select, random
+from lorascope.initialization.result import FisherInitialization
+from lorascope.initialization.statistics import (
+    EXACT_WIDTH,
+    SKETCH,
+    LayerStatistics,
+    adaptable,
+    collect_statistics,
+)
+from lorascope.measuring.processes import processes
+
+SELECTIONS = ("highest", "lowest")
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """What is kept of a layer until every layer is known: its best directions, and numbers."""
+
+    component: Component
+    start: Start
+    tokens: int
+    fisher_trace: float
+    fisher_values: list[float] | None
+
+
+def initialize_lora_fisher(
+    model: nn.Module,
+    dataloader: Any,
+    mode: str = "fisher",
+    *,
+    select: str = "highest",
+    fisher: str = "empirical",
+    adapter_name: str = "default",
+    generator: torch.Generator | None = None,
+    budget: int | None = None,
+    min_rank: int = 1,
+    max_rank: int | None = None,
+    table: bool = False,
+    max_batches: int | None = None,
+    max_memory: int | str | None = None,
+    exact_width: int = EXACT_WIDTH,
+    sketch: int = SKETCH,
+    seed: int = 0,
+    progress: bool = True,
+) -> FisherInitialization:
+    """Set the first weights of a fresh LoRA adapter from the inputs and gradients of calibration data.
+
+    Call it on a PEFT model with ``init_lora_weights=True`` before the optimiser is made, as
+    ``peft.initialize_lora_eva_weights``. Modes (a: layer input, g: gradient of the summed loss at the layer's output):
+
+    - ``fisher``: A is the leading eigenvectors of F_in = E |g|^2 a a^T, B = 0;
+    - ``activation``, ``gradient``, ``random``: controls. E a a^T; E g a^T; no data. B = 0;
+    - ``natural_gradient``: the row space of G^-1/2 E[g a^T] A^-1/2, mapped back. B = 0;
+    - ``fisher_select``: singular directions of W with the highest (or lowest) Fisher score move into the adapter;
+    - ``fisher_whitened``: the part of W that matters most in the Fisher norm moves into the adapter.
+
+    The first five leave the base as it is: no logit changes, and the adapter loads in plain PEFT. |A|_F is that of PEFT's
+    own start. The last two, as PiSSA, take a part off the base weight, whose layer then computes the same up to rounding;
+    ``model.save_pretrained`` writes an ordinary adapter of twice the rank for them from here on.
+
+    Args:
+        model: PEFT model with a fresh adapter (B = 0); a causal LM or a classifier. Changed in place.
+        dataloader: Batches as mappings of the model's inputs, with labels; see `collect_statistics`.
+        mode: One of the above.
+        select: ``highest`` or ``lowest``, for ``fisher_select``.
+        fisher: ``empirical`` (the data's labels) or ``true`` (labels drawn from the model).
+        adapter_name: The adapter.
+        generator: For drawn labels.
+        budget: Parameters of the adapter in all, spread over ranks by `water_fill`; None keeps the ranks.
+        min_rank: Least rank of a layer with a budget.
+        max_rank: Largest rank of a layer with a budget; by default four times its rank.
+        table: Compute the Fisher columns of the layers' table also in modes that do not need them.
+        max_batches: Stop after that many.
+        max_memory: What the pass may keep, such as ``"4GB"``; takes several passes.
+        exact_width: Layers with a wider side are sketched.
+        sketch: Columns of a sketch, at least twice the rank.
+        seed: Of sketches, drawn labels and random directions.
+        progress: Show a bar.
+
+    Returns:
+        What was done, with the table of layers.
+
+    Raises:
+        InputError: A name is unknown, there is no data, no label, or not enough memory or budget.
+        AdapterError: The adapter is not fresh, not there, or (residual modes) sits on a quantised or shared base.
+        ModelError: A loss or gradient is NaN.
+
+    Example:
+        >>> model = get_peft_model(base, LoraConfig(r=8, target_modules="all-linear"))  # doctest: +SKIP
+        >>> info = initialize_lora_fisher(model, loader)                                # doctest: +SKIP
+
+    References:
+        arXiv 2605.01046 (curvature of the target data decides the directions); see docs/science/initialization.md for what
+        is that article's and what is ours. EVA, arXiv 2410.07170; LoRA-GA, arXiv 2407.05000; PiSSA, arXiv 2404.02948.
+    """
+    started = time.perf_counter()
+    if mode not in MODES:
+        raise unknown_name("mode", mode, MODES)
+    if select not in SELECTIONS:
+        raise unknown_name("select", select, SELECTIONS)
+    chosen = MODES[mode]
+    if chosen.labels and fisher == "true":
+        raise InputError(
+            f"mode '{mode}' needs the mean gradient, which is zero in expectation with drawn labels: take fisher='empirical'"
+        )
+    model = extract_model_from_parallel(model)
+    with active_adapter(model, adapter_name), torch.no_grad():
+        found, left = adaptable(model)
+        _check(model, found, adapter_name, chosen.residual, budget, min_rank, max_rank)
+        ranks = {c.name: c.rank for c in found}
+        most = {c.name: _most(c, budget, max_rank) for c in found}
+        ranked = budget is not None or table
+        need = tuple(dict.fromkeys([*chosen.need, *(("input_fisher",) if ranked else ())]))
+        make = {
+            "fisher_select": functools.partial(fisher_select, lowest=select == "lowest"),
+            "random": functools.partial(random, seed=seed),
+        }.get(mode, chosen.make)
+
+        def reduce(statistics: LayerStatistics) -> _Draft:
+            component = statistics.component
+            weight = base_weight(component) if chosen.residual else None
+            count = most[component.name]
+            start = make(statistics, weight, count)
+            values = None
+            if statistics.input_fisher is not None:
+                # The modes' own spectrum where it is the same matrix: it is not decomposed twice.
+                same = mode == "fisher"
+                spectrum = None if same else statistics.input_fisher.spectrum(statistics.tokens, count)
+                values = (start.scores if spectrum is None else spectrum.values).double().tolist()
+            return _Draft(component, _first(start, count), statistics.tokens, statistics.fisher_trace, values)
+
+        data_free = not need
+        if data_free:
+            drafts = [_Draft(c, make(_without_data(c), None, most[c.name]), 0, 0.0, None) for c in found]
+            counts, loss, notes = {}, None, []
+        else:
+            with torch.enable_grad():
+                collected = collect_statistics(
+                    model,
+                    dataloader,
+                    need=need,
+                    reduce=torch.no_grad()(reduce),
+                    fisher=fisher,
+                    generator=generator,
+                    max_batches=max_batches,
+                    max_memory=max_memory,
+                    exact_width=exact_width,
+                    sketch=max(sketch, 2 * max(most.values())),
+                    seed=seed,
+                    progress=progress,
+                )
+            drafts, counts, loss = list(collected.layers.values()), collected.counts, collected.loss_nats
+            notes = collected.warnings
+        if left and data_free:
+            notes.append(f"{len(left)} adapted layers have no factors A and B and do not count: {', '.join(left[:5])}")
+        wanted = _ranks(drafts, ranks, budget, min_rank)
+        if budget is not None:
+            ranks = {**ranks, **wanted}
+        for draft in drafts:
+            _write(model, draft, adapter_name, ranks[draft.component.name])
+        if chosen.residual:
+            for draft in drafts:
+                take_off(draft.component, adapter_name)
+            export_as_ordinary(model, adapter_name)
+        config: Any = model.peft_config[adapter_name]
+        rows = _rows(drafts, ranks, wanted)
+    notes += _notes(drafts, ranks, fisher, counts)
+    settings = {"mode": mode, "select": select if mode == "fisher_select" else None, "fisher": fisher, "budget": budget}
+    settings |= {"adapter": adapter_name, "max_memory": max_memory, "exact_width": exact_width, "sketch": sketch}
+    settings["seed"] = seed
+    return FisherInitialization(
+        mode=mode,
+        residual=chosen.residual,
+        layers=rows,
+        rank_pattern=dict(config.rank_pattern or {}),
+        alpha_pattern=dict(config.alpha_pattern or {}),
+        counts=counts,
+        settings=settings,
+        loss_nats=loss,
+        seconds=time.perf_counter() - started,
+        warnings=notes,
+        provenance=collect(seed=seed),
+    )
+
+
+def _check(
+    model: nn.Module,
+    found: Sequence[Component],
+    adapter: str,
+    residual: bool,
+    budget: int | None,
+    min_rank: int,
+    max_rank: int | None,
+) -> None:
+    """Refuse an adapter that is not there, not fresh, or cannot start so."""
+    if not isinstance(model, PeftModel):
+        raise AdapterError(f"{type(model).__name__} is no PEFT model: wrap it with peft.get_peft_model first")
+    if adapter not in adapter_names(model):
+        raise AdapterError(f"no adapter '{adapter}' in this model: choose from {', '.join(adapter_names(model))}")
+    if not found:
+        raise AdapterError("the adapter sits on no layer with factors A and B: choose other target_modules")
+    for name, value in (("budget", budget), ("max_rank", max_rank)):
+        if value is not None and (isinstance(value, bool) or value < 1):
+            raise InputError(f"{name} {value!r} must be a whole number of at least 1")
+    if budget is not None and residual:
+        raise InputError("a budget goes with modes that leave the base as it is, such as fisher: leave it out")
+    if min_rank < 1 or (max_rank is not None and min_rank > max_rank):
+        raise InputError(f"min_rank {min_rank} must be at least 1 and at most max_rank")
+    for component in found:
+        a, b, _ = factor_parameters(component, adapter)
+        if "meta" in (a.device.type, b.device.type):
+            raise AdapterError(
+                f"adapter '{adapter}' has no weights yet (meta device): make it without low_cpu_mem_usage"
+            )
+        if bool(b.any()):
+            raise AdapterError(
+                f"adapter '{adapter}' is not fresh: B of layer '{component.name}' is not zero; make it with "
+                "init_lora_weights=True and initialise it before training"
+            )
+        if component.rank > component.d_in:
+            raise AdapterError(
+                f"rank {component.rank} is over the {component.d_in} inputs of layer '{component.name}': use a smaller rank"
+            )
+    if residual:
+        check_residual(model, list(found), adapter)
+
+
+def _most(component: Component, budget: int | None, max_rank: int | None) -> int:
+    """How many directions may be needed of a layer."""
+    if budget is None:
+        return component.rank
+    return min(max_rank if max_rank is not None else 4 * component.rank, component.d_in, component.d_out)
+
+
+def _first(start: Start, count: int) -> Start:
+    """The leading directions only, in memory of their own."""
+    outputs = None if start.outputs is None else start.outputs[:, :count].clone()
+    return Start(start.directions[:, :count].clone(), outputs, start.scores[:count].clone(), start.known)
+
+
+def _without_data(component: Component) -> LayerStatistics:
+    return LayerStatistics(component, 0, 0.0, 0.0, 0.0)
+
+
+def _ranks(drafts: Sequence[_Draft], ranks: dict[str, int], budget: int | None, minimum: int) -> dict[str, int]:
+    """The ranks that a budget buys; without one, those for as many parameters as the adapter has."""
+    known = {d.component.name: d.fisher_values for d in drafts if d.fisher_values is not None}
+    if not known:
+        return {}
+    costs = {d.component.name: d.component.d_in + d.component.d_out for d in drafts}
+    limit = budget if budget is not None else sum(ranks[name] * costs[name] for name in known)
+    bound = {d.component.name: min(d.component.d_in, d.component.d_out) for d in drafts}
+    if budget is not None:
+        bound = {d.component.name: d.start.directions.shape[1] for d in drafts}
+    values = {name: found[: bound[name]] for name, found in known.items()}
+    return water_fill(values, costs, limit, minimum=minimum)
+
+
+def _write(model: nn.Module, draft: _Draft, adapter: str, rank: int) -> None:
+    """Put the factors into the adapter, the same in every process."""
+    component, start = draft.component, draft.start
+    with preserved_random_state():
+        set_rank(model, component, adapter, rank)
+    a_parameter, b_parameter, scaling = factor_parameters(component, adapter)
+    directions = start.directions[:, :rank]
+    b: Tensor | None = None
+    if start.outputs is None:
+        a = DEFAULT_NORM * _complete(directions, rank).T
+    else:
+        # A weight has no more directions than its smaller side: what the rank has beyond starts as zero-delta modes do.
+        spare = rank - directions.shape[1]
+        a = directions.T / scaling**0.5
+        if spare > 0:
+            own = torch.linalg.qr(directions).Q
+            a = torch.cat([a, DEFAULT_NORM * _complete(own, rank).T[-spare:]])
+        b = nn.functional.pad(start.outputs[:, :rank] / scaling**0.5, (0, max(spare, 0)))
+    write_factors(component, adapter, a, b)
+    group = processes()
+    if group is not None:
+        for parameter in (a_parameter, b_parameter):
+            torch.distributed.broadcast(parameter.data, src=0)
+
+
+def _complete(directions: Tensor, rank: int) -> Tensor:
+    """Further orthonormal directions, where there are fewer than the rank."""
+    if directions.shape[1] >= rank:
+        return directions
+    generator = torch.Generator().manual_seed(0)
+    more = torch.randn(directions.shape[0], rank - directions.shape[1], generator=generator).to(directions)
+    for _ in range(2):
+        more = torch.linalg.qr(more - directions @ (directions.T @ more)).Q
+    return torch.cat([directions, more], 1)
+
+
+def _rows(drafts: Sequence[_Draft], ranks: dict[str, int], wanted: dict[str, int]) -> list[dict[str, Any]]:
+    whole = sum(d.fisher_trace for d in drafts)
+    rows = []
+    for draft in drafts:
+        c = draft.component
+        rank = ranks[c.name]
+        row: dict[str, Any] = {"name": c.name, "layer": c.layer, "projection": c.projection}
+        row |= {"d_in": c.d_in, "d_out": c.d_out, "rank": rank, "tokens": draft.tokens}
+        row["parameters"] = rank * (c.d_in + c.d_out)
+        row |= {"fisher_trace": draft.fisher_trace, "share": draft.fisher_trace / whole if whole else 0.0}
+        row["known"] = min(draft.start.known, rank)
+        if draft.fisher_values is not None:
+            gain = sum(draft.fisher_values[:rank])
+            trace = draft.fisher_trace
+            row |= {"captured": min(gain / trace, 1.0) if trace else 0.0, "gain": gain}
+            row["gain_per_parameter"] = gain / row["parameters"]
+            row["directions"] = effective_directions(draft.fisher_values, trace, c.d_in)
+            row["directions_90"] = directions_for(draft.fisher_values, trace, 0.9)
+            row["suggested_rank"] = wanted.get(c.name)
+        rows.append(row)
+    return rows
+
+
+def _notes(drafts: Sequence[_Draft], ranks: dict[str, int], fisher: str, counts: dict[str, int]) -> list[str]:
+    notes = []
+    short = [d for d in drafts if d.start.known < ranks[d.component.name]]
+    if short:
+        notes.append(
+            f"the data decide fewer directions than the rank in {len(short)} layers (such as {short[0].start.known} of "
+            f"{ranks[short[0].component.name]} in {short[0].component.name}, from {short[0].tokens} tokens): the others are "
+            "arbitrary; give more data"
+        )
+    few = [d for d in drafts if 0 < d.tokens < d.component.d_in]
+    if few:
+        notes.append(
+            f"{len(few)} layers saw fewer tokens than they have inputs (such as {few[0].tokens} of "
+            f"{few[0].component.d_in}): their statistics are singular, and inverses are damped"
+        )
+    if counts.get("samples") == 1:
+        notes.append("the data are one sample: its directions need not be those of the task")
+    if any(is_quantised(d.component.base) for d in drafts):
+        notes.append("the base is quantised: gradients are those of the quantised model")
+    if fisher == "true":
+        notes.append(
+            "labels were drawn from the model (true Fisher): the directions know curvature, not the data's labels"
+        )
+    return notes

@@ -31,8 +31,8 @@ from lorascope.tasks import load_task
 BASE = {
     "preset": "quick",
     "rank": 8,
-    "batch_size": 8,
-    "max_steps": 20,
+    "batch_size": 4,
+    "max_steps": 24,
     "measure_limit": 2,
     "metrics": ["update_ratio"],
 }
@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="+", type=int, default=[16, 48])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pool", type=int, default=320)
-    parser.add_argument("--test", type=int, default=100)
+    parser.add_argument("--test", type=int, default=80)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--score-only", action="store_true")
     parser.add_argument("--write", type=Path)

@@ -11,6 +11,7 @@ from typing import cast
 import typer
 
 from lorascope.cli.claims import claims_command
+from lorascope.cli.compare_inits import compare_inits_command
 from lorascope.cli.fit import fit_command
 from lorascope.cli.measure import measure_command
 from lorascope.cli.plan import plan_command
@@ -55,6 +56,7 @@ app.command("select")(_stoppable(select_command))
 app.command("sweep")(_stoppable(sweep_command))
 app.command("fit")(_stoppable(fit_command))
 app.command("plan")(_stoppable(plan_command))
+app.command("compare-inits")(_stoppable(compare_inits_command))
 app.command("claims")(_stoppable(claims_command))
 app.command("reproduce")(_stoppable(reproduce_command))
 app.command("report")(_stoppable(report_command))

@@ -176,7 +176,7 @@ def cell_name(spec: RunSpec) -> str:
     if changed.get("length") is not None:
         parts.append(f"len{changed['length'][0]}-{changed['length'][1]}")
         written.add("length")
-    for key in ("prompt", "model", "task"):
+    for key in ("init", "prompt", "model", "task"):
         if key in changed:
             slug = _slug(str(changed[key]))
             parts.append(slug)

@@ -184,7 +184,8 @@ def initialize_lora_fisher(
             for draft in drafts:
                 take_off(draft.component, adapter_name)
             export_as_ordinary(model, adapter_name)
-        config: Any = model.peft_config[adapter_name]
+        untyped: Any = model
+        config: Any = untyped.peft_config[adapter_name]
         rows = _rows(drafts, ranks, wanted)
     notes += _notes(drafts, ranks, fisher, counts)
     settings = {"mode": mode, "select": select if mode == "fisher_select" else None, "fisher": fisher, "budget": budget}

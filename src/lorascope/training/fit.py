@@ -33,7 +33,7 @@ class AdapterTrainer(Trainer):
         """
         if self.args.should_save:
             model: Any = self.model
-            save_residual(model, output_dir or self.args.output_dir, save_embedding_layers=False)
+            save_residual(model, output_dir or str(self.args.output_dir), save_embedding_layers=False)
 
 
 def training_arguments(spec: RunSpec, rows: int, folder: Path) -> TrainingArguments:

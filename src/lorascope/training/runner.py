@@ -56,7 +56,7 @@ from lorascope.training.writing import explain_save_errors, remove_tree
 DATA_FILE = "data.json"
 """Hashes of the data that a run was started with."""
 
-INIT_FILE = "initialization.json"
+INIT_FILE = "init.json"
 """What an initialisation by data did, beside the adapter."""
 
 

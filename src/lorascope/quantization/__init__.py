@@ -2,5 +2,7 @@
 
 from lorascope.quantization.codebooks import codebook
 from lorascope.quantization.icq import IcqTensor, code_entropy_bits, quantize_icq
+from lorascope.quantization.linear import IcqLinear
+from lorascope.quantization.plugin import ICQConfig, icq_layers
 
-__all__ = ["IcqTensor", "code_entropy_bits", "codebook", "quantize_icq"]
+__all__ = ["ICQConfig", "IcqLinear", "IcqTensor", "code_entropy_bits", "codebook", "icq_layers", "quantize_icq"]

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from lorascope.core.errors import InputError, unknown_name
 from lorascope.quantization.codebooks import borders, codebook
 from lorascope.quantization.grid import Grid
-from lorascope.quantization.packing import pack
+from lorascope.quantization.packing import look_up, pack
 from lorascope.quantization.search import OBJECTIVES, best_candidate, code_borders
 from lorascope.quantization.storage import Stored
 
@@ -73,20 +73,28 @@ class IcqTensor:
             A tensor in the shape of the weight.
         """
         shift = None if self.shift is None else self.shift.values()
-        return decode(self.codes, shift, self.scale.values(), self.block_size, codebook(self.codebook, self.bits)).to(
-            dtype or self.dtype
+        dense = decode(
+            self.packed,
+            shift,
+            self.scale.values(),
+            block_size=self.block_size,
+            values=codebook(self.codebook, self.bits),
+            shape=self.codes.shape,
         )
+        return dense.to(dtype or self.dtype)
 
 
 def decode(
-    codes: UInt8[Tensor, ...],
+    packed: UInt8[Tensor, " bytes"],
     shift: Float[Tensor, " blocks"] | None,
     scale: Float[Tensor, " blocks"],
+    *,
     block_size: int,
     values: Float[Tensor, " levels"],
+    shape: tuple[int, ...],
 ) -> Float[Tensor, ...]:
     """value(code) * scale + shift for each block of ``block_size`` codes in row-major order, in float32."""
-    flat = values.to(codes.device).take(codes.flatten().long())
+    flat = look_up(packed, values, math.prod(shape))
     whole = flat.numel() - flat.numel() % block_size
     rows = flat[:whole].view(-1, block_size)
     rows *= scale[: rows.shape[0], None]
@@ -96,7 +104,7 @@ def decode(
         flat[whole:] *= scale[-1]
         if shift is not None:
             flat[whole:] += shift[-1]
-    return flat.view(codes.shape)
+    return flat.view(shape)
 
 
 def quantize_icq(

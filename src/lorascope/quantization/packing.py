@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 # bits -> (codes, bytes) of the smallest group that fills whole bytes
@@ -54,3 +56,23 @@ def unpack(packed: UInt8[Tensor, " bytes"], bits: int, count: int) -> UInt8[Tens
         word |= bytes_[:, i] << (8 * (size - 1 - i))
     parts = [((word >> (bits * (group - 1 - i))) & (2**bits - 1)).to(torch.uint8) for i in range(group)]
     return torch.stack(parts, dim=1).flatten()[:count]
+
+
+def look_up(packed: UInt8[Tensor, " bytes"], values: Float[Tensor, " levels"], count: int) -> Float[Tensor, " count"]:
+    """The values of packed codes, a new tensor; where codes fill a byte, without unpacking them.
+
+    Example:
+        >>> look_up(torch.tensor([27], dtype=torch.uint8), torch.tensor([-1.0, -0.5, 0.5, 1.0]), 4)
+        tensor([-1.0000, -0.5000,  0.5000,  1.0000])
+    """
+    bits = values.numel().bit_length() - 1
+    if bits == 3:
+        return values.to(packed.device).take(unpack(packed, bits, count).long())
+    table = _of_bytes(tuple(values.tolist()), bits).to(packed.device)
+    return torch.nn.functional.embedding(packed.int(), table).flatten()[:count]
+
+
+@functools.cache
+def _of_bytes(values: tuple[float, ...], bits: int) -> Float[Tensor, "256 codes"]:
+    every = torch.arange(256, dtype=torch.uint8)
+    return torch.tensor(values, dtype=torch.float32)[unpack(every, bits, 256 * (8 // bits)).long()].view(256, -1)

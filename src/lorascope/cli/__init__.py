@@ -13,6 +13,7 @@ import typer
 from lorascope.cli.claims import claims_command
 from lorascope.cli.compare_inits import compare_inits_command
 from lorascope.cli.fit import fit_command
+from lorascope.cli.init import init_command
 from lorascope.cli.measure import measure_command
 from lorascope.cli.plan import plan_command
 from lorascope.cli.quickstart import quickstart_command
@@ -51,6 +52,7 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
 
 app.command("quickstart")(_stoppable(quickstart_command))
 app.command("train")(_stoppable(train_command))
+app.command("init")(_stoppable(init_command))
 app.command("measure")(_stoppable(measure_command))
 app.command("select")(_stoppable(select_command))
 app.command("sweep")(_stoppable(sweep_command))

@@ -104,19 +104,27 @@ def _write_page(plan: Any, page: Path, source: Path, seed: int) -> Path:
 def _is_run(path: Path) -> bool:
     if path.is_file():
         return path.suffix.lower() == ".json"
-    return (path / "result.json").is_file() and not (path / "table.csv").is_file()
+    named = any((path / name).is_file() for name in ("result.json", "initialization.json"))
+    return named and not (path / "table.csv").is_file()
 
 
 def _guess(path: Path, target: float | None, budget: str | None) -> Any:
     from lorascope.core.errors import InputError
+    from lorascope.core.files import read_json
     from lorascope.results import AdapterMeasurement
     from lorascope.scaling.guess import first_guess
+    from lorascope.scaling.guess_curvature import guess_from_curvature
 
     if target is not None or budget is not None:
         raise InputError(
             f"'{path}' is one run: a target or a budget needs a sweep or a table with several ranks (lorascope sweep)"
         )
-    return first_guess(AdapterMeasurement.load(path if path.is_file() else path / "result.json"))
+    named = "result.json" if (path / "result.json").is_file() else "initialization.json"
+    path = path if path.is_file() else path / named
+    values = read_json(path)
+    if isinstance(values, dict) and values.get("kind") == "initialization":
+        return guess_from_curvature(values)
+    return first_guess(AdapterMeasurement.load(path))
 
 
 def _kept(table: pd.DataFrame, where: list[str]) -> pd.DataFrame:

@@ -31,7 +31,7 @@ def plan_headline(plan: Mapping[str, Any]) -> str:
         plan: What `lorascope.scaling.Plan.to_dict` returns.
     """
     advice = str(plan["summary"]).splitlines()[0]
-    if plan["basis"] == "one run":
+    if plan["basis"] in ("one run", "curvature"):
         return advice
     if plan["settled"]:
         return f"{advice} The runs are enough for this."

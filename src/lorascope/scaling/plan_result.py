@@ -20,7 +20,8 @@ class Plan:
     """A recommendation.
 
     Attributes:
-        basis: ``"sweep"`` (runs were compared) or ``"one run"`` (a first guess from the spectra of one run).
+        basis: ``"sweep"`` (runs were compared), ``"one run"`` (a first guess from the spectra of one run) or ``"curvature"``
+            (one from statistics before training).
         metric: What was planned by.
         better: ``higher`` or ``lower``.
         goal: In words: the best, the cheapest for a target, the best for a budget.

@@ -13,7 +13,7 @@ _AXIS = {"N": "model", "R": "rank", "D": "data"}
 
 def words(plan: Plan) -> str:
     """The plan as lines of text, without markup."""
-    if plan.basis == "one run":
+    if plan.basis in ("one run", "curvature"):
         return "\n".join([f"First guess, not a recommendation: rank {plan.rank}.", *plan.notes])
     lines = [_advice(plan)]
     lines.append(

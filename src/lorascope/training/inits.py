@@ -72,7 +72,7 @@ def attach_initialised(
     if weights.is_file() and facts.is_file():
         return _again(model, spec, weights, residual), dict(read_json(facts))
     started = time.perf_counter()
-    sample = _sample(rows, spec)
+    sample = sample_rows(rows, spec)
     with preserved_random_state():
         torch.manual_seed(derive_seed(spec.seed, "init"))
         peft_model, found = _start(model, spec, sample, collate, progress)
@@ -90,7 +90,8 @@ def attach_initialised(
     return peft_model, info
 
 
-def _sample(rows: Rows, spec: RunSpec) -> Rows:
+def sample_rows(rows: Rows, spec: RunSpec) -> Rows:
+    """The rows that decide an init by data: ``spec.init_rows`` of all, drawn by the seed."""
     count = min(spec.init_rows, len(rows))
     chosen = random.Random(derive_seed(spec.seed, "init rows")).sample(range(len(rows)), count)
     return [rows[index] for index in chosen]

@@ -525,7 +525,7 @@ def _feature(context: list[int], continuation: list[int]) -> Feature:
     return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": [IGNORED] * len(context) + continuation}
 
 
-def _filled(rows: Sequence[Sequence[float]], value: float) -> np.ndarray:
+def _filled(rows: Sequence[Sequence[float | int]], value: float) -> np.ndarray:
     """Rows of several lengths as one float64 array."""
     found = np.full((len(rows), max(map(len, rows))), value, dtype=np.float64)
     for index, row in enumerate(rows):

@@ -63,9 +63,9 @@ def select_command(
 
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)
-    report = out.with_name(f"{out.stem}.report.json")
     if out.is_dir():
         raise OutputError(f"output '{out}' is a folder: give a file, such as {out / 'chosen.jsonl'}")
+    report = out.with_name(f"{out.stem}.report.json")
     if out.exists() and not report.is_file():
         raise OutputError(f"output '{out}' is there already and not from this command: choose another --out")
     rows = load_pool(pool, split=split, prompt=prompt, data_dir=data_dir, seed=seed)

@@ -1,0 +1,5 @@
+"""The solvable attention model at finite d, simulated: pre-training, LoRA, and both as PyTorch would train them."""
+
+from lorascope.simulation.run import simulate_finetune, simulate_pipeline, simulate_pretrain
+
+__all__ = ["simulate_finetune", "simulate_pipeline", "simulate_pretrain"]

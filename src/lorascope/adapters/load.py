@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import warnings
 from collections.abc import Mapping
@@ -14,7 +15,9 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
+from lorascope.adapters._icq_lora import support_quantised
 from lorascope.adapters.checks import fingerprints
+from lorascope.adapters.elastic import ELASTIC_TYPE, ElasticLoraConfig
 from lorascope.adapters.sharing import sharing_of
 from lorascope.core.errors import AdapterError, DataError
 from lorascope.core.files import read_json
@@ -41,7 +44,9 @@ def read_adapter_config(adapter: str | Path) -> LoraConfig:
     if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(adapter)):
         _check_folder(folder)
     try:
-        config = PeftConfig.from_pretrained(str(adapter))
+        config = _elastic_config(folder) or PeftConfig.from_pretrained(str(adapter))
+    except AdapterError:
+        raise
     except Exception as error:
         # PEFT, the hub and JSON raise a dozen unrelated classes here; every one means the same to the user.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -50,6 +55,17 @@ def read_adapter_config(adapter: str | Path) -> LoraConfig:
         kind = getattr(config.peft_type, "value", config.peft_type)
         raise AdapterError(f"'{adapter}' is a {kind} adapter: lorascope measures LoRA adapters (peft_type LORA)")
     return config
+
+
+def _elastic_config(folder: Path) -> ElasticLoraConfig | None:
+    """The configuration of an elastic adapter, which PEFT alone does not read; None if the folder holds another kind."""
+    if not (folder / CONFIG_FILE).is_file():
+        return None
+    values = read_json(folder / CONFIG_FILE)
+    if values.get("peft_type") != ELASTIC_TYPE:
+        return None
+    known = {field.name for field in dataclasses.fields(ElasticLoraConfig)} - {"peft_type"}
+    return ElasticLoraConfig(**{key: value for key, value in values.items() if key in known})
 
 
 def _check_folder(folder: Path) -> None:
@@ -120,10 +136,17 @@ def attach_adapter(
         f"(it was trained on '{config.base_model_name_or_path}'): pass that one with --model"
     )
     record = Path(adapter) / RECORD_FILE
-    # Weights that were quantised have lost the fingerprint of the checkpoint.
-    if record.is_file() and not any_base and getattr(model.config, "quantization_config", None) is None:
+    if record.is_file() and not any_base:
         known = read_adapter_record(adapter)
-        if any(known.get(kind, found) != found for kind, found in fingerprints(model).items()):
+        there, now = known.get("quantization"), quantization_of(model)
+        if there != now:
+            warnings.warn(
+                f"adapter '{adapter}' was trained on {there or 'weights that were not quantised'} and is used on "
+                f"{now or 'weights that are not quantised'}: it corrects errors of another base",
+                stacklevel=2,
+            )
+        # Weights of another quantisation have lost the fingerprint of the checkpoint.
+        elif any(known.get(kind, found) != found for kind, found in fingerprints(model).items()):
             group, here = known.get("share") or 1, (sharing_of(model) or {}).get("group", 1)
             if group != here:
                 raise AdapterError(
@@ -134,7 +157,10 @@ def attach_adapter(
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            peft_model = PeftModel.from_pretrained(model, str(adapter), adapter_name=name)
+            config.inference_mode = True
+            peft_model = PeftModel.from_pretrained(
+                model, str(adapter), adapter_name=name, config=support_quantised(config)
+            )
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         detail = str(error).strip().splitlines()
         raise AdapterError(f"{wrong} [{(detail[1] if len(detail) > 1 else detail[0]).strip()[:160]}]") from error
@@ -149,6 +175,25 @@ def attach_adapter(
         if unused:
             raise AdapterError(f"{wrong} [{len(unused)} of its weights have no layer here, such as {min(unused)}]")
     return peft_model.eval()
+
+
+def quantization_of(model: nn.Module) -> str | None:
+    """How a model's weights are quantised, in a few words; None if they are not.
+
+    Example:
+        >>> quantization_of(nn.Linear(2, 2)) is None
+        True
+    """
+    config = getattr(getattr(model, "config", None), "quantization_config", None)
+    if config is None:
+        return None
+    values = config if isinstance(config, dict) else config.to_dict()
+    method = str(values.get("quant_method"))
+    if method == "icq":
+        return (
+            f"ICQ {values['codebook']}{values['bits']} ({values['objective']}, n {values['n']}, lambda {values['lam']})"
+        )
+    return f"{method} {values.get('bnb_4bit_quant_type', '')}".strip()
 
 
 def read_adapter_record(adapter: str | Path) -> dict[str, Any]:
@@ -171,4 +216,4 @@ def read_adapter_record(adapter: str | Path) -> dict[str, Any]:
 
 def adapter_record(base: nn.Module, **facts: Any) -> dict[str, Any]:
     """What lorascope writes beside an adapter it trained: the base model's fingerprints and further facts."""
-    return {"schema_version": 1, **fingerprints(base), **facts}
+    return {"schema_version": 1, "quantization": quantization_of(base), **fingerprints(base), **facts}

@@ -1,0 +1,176 @@
+"""The elastic connection of IR-QLoRA inside PEFT's layers; all that knows how PEFT builds them is here."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from peft.tuners.lora import LoraModel
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from lorascope.core.errors import AdapterError
+
+
+def add_pooling(weight: Float[Tensor, "out inp"], beta: Float[Tensor, ...]) -> Float[Tensor, "out inp"]:
+    r"""W + beta P, where x P^T averages groups of x and repeats each average.
+
+    With g = gcd(out, inp): :math:`P_{ji} = g / \mathrm{inp}` where i and j lie in the same of g equal groups of their axis,
+    else 0. So P averages each of g consecutive groups of the input and gives every output of a group its average.
+
+    Args:
+        weight: W.
+        beta: Strength of the connection, one number.
+
+    Returns:
+        A new matrix.
+
+    Example:
+        >>> add_pooling(torch.zeros(2, 4), torch.tensor(1.0))
+        tensor([[0.5000, 0.5000, 0.0000, 0.0000],
+                [0.0000, 0.0000, 0.5000, 0.5000]])
+
+    References:
+        IR-QLoRA, arXiv 2402.05445, section 3.3.
+    """
+    rows, columns = weight.shape
+    groups = math.gcd(rows, columns)
+    result = weight.clone(memory_format=torch.contiguous_format)
+    blocks = result.view(groups, rows // groups, groups, columns // groups)
+    blocks.diagonal(dim1=0, dim2=2).add_(beta.reshape(()) * (groups / columns))
+    return result
+
+
+class Pooling(nn.Module):
+    """Parametrisation of a factor: its weight is A + beta P, with beta trained from zero."""
+
+    def __init__(self, like: Tensor) -> None:
+        super().__init__()
+        self.beta = nn.Parameter(torch.zeros((1, 1), dtype=like.dtype, device=like.device))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """A + beta P."""
+        return add_pooling(weight, self.beta)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """What A must be for the factor's weight to be this, so that assigning a weight works."""
+        return add_pooling(weight, -self.beta).detach()
+
+
+# Names in a file: as short as those of other adapters, so that PEFT finds the adapter's name in them.
+BETA = "elastic_beta"
+_NAMES = {"weight": "parametrizations.weight.original", BETA: "parametrizations.weight.0.beta"}
+
+
+def _save_by_name(factor: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for short, long in _NAMES.items():
+        if prefix + long in state:
+            state[prefix + short] = state.pop(prefix + long)
+
+
+def _load_by_name(factor: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    for short, long in _NAMES.items():
+        if prefix + short in state:
+            state[prefix + long] = state.pop(prefix + short)
+
+
+class _KeepingDropout(nn.Dropout):
+    """Dropout that remembers what came in, for the connection, which drops nothing."""
+
+    kept: Tensor | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        self.kept = input if self.training else None
+        return super().forward(input)
+
+
+class _PassDropped:
+    """Forward hook of the factor A: adds what the connection lost to dropout."""
+
+    def __init__(self, dropout: _KeepingDropout) -> None:
+        self.dropout = dropout
+
+    def __call__(self, factor: nn.Module, given: tuple[Tensor, ...], result: Tensor) -> Tensor | None:
+        kept, self.dropout.kept = self.dropout.kept, None
+        if kept is None:
+            return None
+        beta: Tensor = factor.parametrizations.weight[0].beta  # type: ignore[union-attr, index, assignment]
+        rows, columns = result.shape[-1], kept.shape[-1]
+        groups = math.gcd(rows, columns)
+        lost = (kept - given[0]).unflatten(-1, (groups, columns // groups)).mean(dim=-1)
+        passed: Tensor = result + beta.reshape(()) * lost.repeat_interleave(rows // groups, dim=-1)
+        return passed
+
+
+def connect(layer: Any, adapter: str, *, source: bool, target: bool) -> None:
+    """Give an adapter of a layer its elastic connections.
+
+    Args:
+        layer: PEFT's layer, with the adapter in it.
+        adapter: The adapter's name.
+        source: Around the first factor, U1.
+        target: Around the second, U2.
+
+    Raises:
+        AdapterError: The layer has no two factors that are matrices (embeddings, convolutions, fused experts).
+    """
+    factors = [layer.lora_A, layer.lora_B]
+    if any(adapter not in held or not isinstance(held[adapter], nn.Linear) for held in factors):
+        kind = type(layer.get_base_layer()).__name__
+        raise AdapterError(
+            f"an elastic connection needs dense layers, and {kind} is none: leave it out of target_modules"
+        )
+    for held, wanted in zip(factors, (source, target), strict=True):
+        factor = held[adapter]
+        if wanted and not parametrize.is_parametrized(factor):
+            parametrize.register_parametrization(factor, "weight", Pooling(factor.weight))
+            factor.register_state_dict_post_hook(_save_by_name)
+            factor.register_load_state_dict_pre_hook(_load_by_name)
+    dropout = layer.lora_dropout[adapter]
+    if source and isinstance(dropout, nn.Dropout) and not isinstance(dropout, _KeepingDropout):
+        keeping = _KeepingDropout(dropout.p)
+        layer.lora_dropout[adapter] = keeping
+        layer.lora_A[adapter].register_forward_hook(_PassDropped(keeping))
+
+
+class _Elastic:
+    """Mixed into a PEFT layer's class: adapters with an elastic configuration are connected."""
+
+    def update_layer(self, adapter_name: str, *args: Any, config: Any, **kwargs: Any) -> None:
+        super().update_layer(adapter_name, *args, config=plain(config), **kwargs)  # type: ignore[misc]
+        if getattr(config, "elastic", False):
+            connect(self, adapter_name, source=config.elastic_source, target=config.elastic_target)
+
+
+def plain(config: Any) -> Any:
+    """The configuration as PEFT's own layers should see it."""
+    if not getattr(config, "elastic", False):
+        return config
+    other = copy.copy(config)
+    other.elastic = False
+    return other
+
+
+@functools.cache
+def _elastic(kind: Hashable) -> type:
+    assert isinstance(kind, type)
+    return kind if issubclass(kind, _Elastic) else type(f"Elastic{kind.__name__}", (_Elastic, kind), {})
+
+
+def elastic_layer(target: nn.Module, adapter_name: str, config: Any, **kwargs: Any) -> nn.Module:
+    """What PEFT calls for a new layer: PEFT's own layer, connected.
+
+    Raises:
+        AdapterError: As `connect`.
+    """
+    inner = plain(config)
+    inner._custom_modules = {k: v for k, v in (config._custom_modules or {}).items() if v is not elastic_layer} or None
+    layer: nn.Module = LoraModel._create_new_module(inner, adapter_name, target, **kwargs)
+    layer.__class__ = _elastic(type(layer))
+    connect(layer, adapter_name, source=config.elastic_source, target=config.elastic_target)
+    return layer

@@ -1,0 +1,112 @@
+"""Elastic LoRA: each factor also passes on averages of its input, with a trained strength (IEC of IR-QLoRA)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from peft import LoraConfig
+from torch import nn
+
+from lorascope.adapters._elastic import Pooling, elastic_layer
+from lorascope.core.errors import AdapterError
+
+# Not a kind that PEFT knows, on purpose: PEFT alone must refuse such an adapter, not read it as plain LoRA.
+ELASTIC_TYPE = "LORASCOPE_ELASTIC_LORA"
+
+
+@dataclass
+class ElasticLoraConfig(LoraConfig):  # type: ignore[misc]
+    r"""LoRA with the elastic connections of IR-QLoRA.
+
+    With g1 = gcd(in, r) and g2 = gcd(out, r), the update of a layer is scaling * U2(U1(x)) where
+
+    - :math:`U_1(x) = A x + \beta_1\,\mathrm{rep}(\mathrm{mean}_{g_1}(x))`
+    - :math:`U_2(z) = B z + \beta_2\,\mathrm{rep}(\mathrm{mean}_{g_2}(z))`
+
+    with averages over consecutive groups, each repeated to the width of the output. beta1 and beta2 are one number each a
+    layer, zero at first, so that a new adapter changes nothing. Dropout acts on the path through A only. Both maps are
+    linear, so the adapter is an ordinary LoRA of the same rank with A + beta1 P and B + beta2 R: `fold_adapter`.
+
+    All options of `peft.LoraConfig` go with it on dense layers, rsLoRA and DoRA included; embeddings, convolutions and fused
+    experts have no two matrices to connect and are refused.
+
+    Saved with `save_pretrained` as usual. PEFT alone refuses to load it (its kind is not one of PEFT's); load it with
+    `lorascope.attach_adapter`, or fold it first.
+
+    Attributes:
+        elastic: Whether there are connections at all.
+        elastic_source: Whether U1 has one.
+        elastic_target: Whether U2 has one.
+
+    Raises:
+        AdapterError: Fused parameters are targeted.
+
+    Example:
+        >>> config = ElasticLoraConfig(r=8, target_modules=["q_proj"])
+        >>> config.to_dict()["peft_type"]
+        'LORASCOPE_ELASTIC_LORA'
+
+    References:
+        IR-QLoRA, arXiv 2402.05445, section 3.3.
+    """
+
+    elastic: bool = field(default=True, metadata={"is_lora_variant": True})
+    elastic_source: bool = True
+    elastic_target: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.elastic:
+            if self.target_parameters:
+                raise AdapterError(
+                    f"an elastic connection needs layers, not parameters ({', '.join(self.target_parameters)}): "
+                    "leave out target_parameters"
+                )
+            self._register_custom_module({nn.Module: elastic_layer})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as it is saved."""
+        values: dict[str, Any] = super().to_dict()
+        return values | {"peft_type": ELASTIC_TYPE} if self.elastic else values
+
+
+def betas(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The strengths of all elastic connections, by the names of their parameters.
+
+    Example:
+        >>> betas(nn.Linear(2, 2))
+        {}
+    """
+    return {f"{name}.beta": module.beta for name, module in model.named_modules() if isinstance(module, Pooling)}
+
+
+def elastic_parameter_groups(
+    model: nn.Module, *, learning_rate: float, elastic_learning_rate: float, weight_decay: float = 0.0
+) -> list[dict[str, Any]]:
+    """Parameter groups for an optimiser: the strengths of the connections with a learning rate of their own.
+
+    AdamW moves a number by about the learning rate a step. At a rate that suits matrices, a short run leaves the strengths
+    where they began.
+
+    Args:
+        model: A model with adapters.
+        learning_rate: For everything else that is trained.
+        elastic_learning_rate: For the strengths.
+        weight_decay: For everything else; the strengths have none.
+
+    Returns:
+        Groups for any optimiser of torch.
+
+    Example:
+        >>> groups = elastic_parameter_groups(nn.Linear(2, 2), learning_rate=1e-3, elastic_learning_rate=1e-2)
+        >>> [len(group["params"]) for group in groups]
+        [2, 0]
+    """
+    strengths = {id(beta) for beta in betas(model).values()}
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in strengths]
+    own = [p for p in betas(model).values() if p.requires_grad]
+    return [
+        {"params": rest, "lr": learning_rate, "weight_decay": weight_decay},
+        {"params": own, "lr": elastic_learning_rate, "weight_decay": 0.0},
+    ]

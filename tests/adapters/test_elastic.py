@@ -1,0 +1,322 @@
+"""Elastic adapters: the formula, what is trained first, saved and loaded again, refused by PEFT alone, and folded."""
+
+import copy
+import json
+import math
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import Linear as LoraLinear
+from safetensors.torch import load_file
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    MixtralConfig,
+)
+
+from lorascope.adapters import (
+    ElasticLoraConfig,
+    attach_adapter,
+    elastic_parameter_groups,
+    fold_adapter,
+    read_adapter_config,
+    support_quantised,
+)
+from lorascope.adapters._elastic import add_pooling
+from lorascope.adapters.elastic import betas
+from lorascope.adapters.fold import fold_weights
+from lorascope.core.errors import AdapterError, OutputError
+from lorascope.quantization import ICQConfig, IcqLinear
+
+pytestmark = pytest.mark.filterwarnings("ignore:Merge lora module to 4-bit")
+SMALL = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64}
+IDS = torch.arange(12)[None]
+VARIANTS = [{}, {"use_rslora": True}, {"use_dora": True}, {"lora_dropout": 0.3}, {"r": 5}]
+
+
+@pytest.fixture
+def base():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(LlamaConfig(**SMALL, max_position_embeddings=32)).eval()
+
+
+def elastic(model, seed=1, **options):
+    """An elastic adapter whose every part is random."""
+    config = ElasticLoraConfig(**({"r": 8, "target_modules": "all-linear"} | options))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
+        adapted = get_peft_model(model, config)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return adapted.eval()
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(input_ids=IDS).logits
+
+
+def by_definition(x, weight, beta):
+    """x W^T + beta rep(mean(x)), from the words of the paper."""
+    rows, columns = weight.shape
+    groups = math.gcd(rows, columns)
+    means = [
+        sum(x[columns // groups * i + j] for j in range(columns // groups)) / (columns // groups) for i in range(groups)
+    ]
+    repeated = torch.stack([mean for mean in means for _ in range(rows // groups)])
+    return weight @ x + beta * repeated
+
+
+@pytest.mark.parametrize("shape", [(4, 12), (5, 48), (6, 9), (48, 8), (80, 5), (7, 7)])
+def test_the_pooled_factor_is_the_connection(shape):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(shape, generator=generator, dtype=torch.float64)
+    x = torch.randn(shape[1], generator=generator, dtype=torch.float64)
+    beta = torch.tensor(0.7, dtype=torch.float64)
+    found = add_pooling(weight, beta) @ x
+    torch.testing.assert_close(found, by_definition(x, weight, beta), rtol=0, atol=1e-13)
+
+
+def test_a_new_adapter_changes_nothing_and_trains_b_and_beta2_first(base):
+    before = logits(base)
+    model = get_peft_model(base, ElasticLoraConfig(r=8, target_modules="all-linear"))
+    assert torch.equal(logits(model.eval()), before)
+    model(input_ids=IDS, labels=IDS).loss.backward()
+    moving = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    assert len(moving) == 28 and all(".lora_B." in name for name in moving)
+    assert sum(name.endswith("beta") for name in moving) == 14
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_save_and_load_again(base, options, tmp_path):
+    model = elastic(copy.deepcopy(base), **options)
+    here = logits(model)
+    assert (here - logits(base)).abs().max() > 1e-3
+    model.save_pretrained(tmp_path)
+    assert isinstance(read_adapter_config(tmp_path), ElasticLoraConfig)
+    for name in ("default", "other"):
+        again = attach_adapter(copy.deepcopy(base), tmp_path, name=name)
+        assert torch.equal(logits(again), here)
+    assert len(betas(again)) == 28
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_folded_it_is_an_ordinary_adapter_with_the_same_outputs(base, options, tmp_path):
+    model = elastic(copy.deepcopy(base), **options)
+    model.save_pretrained(tmp_path / "elastic")
+    fold_adapter(tmp_path / "elastic", tmp_path / "plain")
+    config = LoraConfig.from_pretrained(tmp_path / "plain")
+    assert type(config) is LoraConfig and config.r == model.peft_config["default"].r
+    plain = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "plain").eval()
+    torch.testing.assert_close(logits(plain), logits(model), rtol=1e-5, atol=1e-6)
+    merged = copy.deepcopy(model).merge_and_unload()
+    torch.testing.assert_close(logits(merged), logits(model), rtol=1e-4, atol=1e-5)
+
+
+def test_folding_in_float64_is_exact(base, tmp_path):
+    model = elastic(base.double(), r=6)
+    model.save_pretrained(tmp_path)
+    for module in [m for m in model.modules() if isinstance(m, LoraLinear)]:
+        x = torch.randn(3, module.in_features, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        a, b = module.lora_A["default"], module.lora_B["default"]
+        inner = torch.stack([by_definition(row, original(a), strength(a)) for row in x])
+        outer = torch.stack([by_definition(row, original(b), strength(b)) for row in inner])
+        assert (b(a(x)) - outer).abs().max() < 1e-13
+    state = load_file(tmp_path / "adapter_model.safetensors")
+    folded = fold_weights(state)
+    name = "base_model.model.model.layers.0.mlp.up_proj.lora_{}.weight"
+    layer = model.base_model.model.model.layers[0].mlp.up_proj
+    update = folded[name.format("B")] @ folded[name.format("A")] * layer.scaling["default"]
+    assert (update - layer.get_delta_weight("default")).abs().max() < 1e-10
+
+
+def original(factor):
+    return factor.parametrizations.weight.original
+
+
+def strength(factor):
+    return factor.parametrizations.weight[0].beta.reshape(())
+
+
+def test_dropout_drops_only_what_goes_through_a(base):
+    model = elastic(base, lora_dropout=0.5).train()
+    layer = model.base_model.model.model.layers[0].mlp.up_proj
+    layer.lora_A["default"].parametrizations.weight.original.data.zero_()
+    x = torch.randn(4, 48, generator=torch.Generator().manual_seed(0))
+    model.eval()
+    expected = layer(x)
+    model.train()
+    for _ in range(3):  # only the connection is left, and it drops nothing
+        torch.testing.assert_close(layer(x), expected)
+
+
+def test_plain_peft_refuses_it(base, tmp_path):
+    elastic(base).save_pretrained(tmp_path)
+    script = (
+        "import sys; from peft import PeftConfig\n"
+        f"PeftConfig.from_pretrained({str(tmp_path)!r})\n"
+        "assert not any(name.startswith('lorascope') for name in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "LORASCOPE_ELASTIC_LORA" in done.stderr
+
+
+@pytest.mark.parametrize(("source", "target", "count"), [(True, False, 14), (False, True, 14), (True, True, 28)])
+def test_one_connection_or_both(base, source, target, count, tmp_path):
+    model = elastic(copy.deepcopy(base), elastic_source=source, elastic_target=target)
+    assert len(betas(model)) == count
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(attach_adapter(base, tmp_path)), logits(model))
+
+
+def test_strengths_learn_at_their_own_rate(base):
+    model = elastic(base)
+    groups = elastic_parameter_groups(model, learning_rate=1e-4, elastic_learning_rate=1e-2, weight_decay=0.1)
+    assert [len(group["params"]) for group in groups] == [28, 28]
+    before = [beta.item() for beta in betas(model).values()]
+    optimizer = torch.optim.AdamW(groups)
+    model(input_ids=IDS, labels=IDS).loss.backward()
+    optimizer.step()
+    moved = [abs(beta.item() - b) for beta, b in zip(betas(model).values(), before, strict=True)]
+    assert all(abs(m - 1e-2) < 1e-3 for m in moved)
+
+
+def test_gpt2_has_its_weights_the_other_way_round(tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        base = GPT2LMHeadModel(GPT2Config(n_embd=48, n_layer=2, n_head=4, vocab_size=64, n_positions=32)).eval()
+    model = elastic(copy.deepcopy(base), fan_in_fan_out=True)
+    model.save_pretrained(tmp_path / "e")
+    fold_adapter(tmp_path / "e", tmp_path / "p")
+    plain = PeftModel.from_pretrained(base, tmp_path / "p").eval()
+    torch.testing.assert_close(logits(plain), logits(model), rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def quantised(base, tmp_path):
+    base.save_pretrained(tmp_path / "dense")
+    return AutoModelForCausalLM.from_pretrained(tmp_path / "dense", quantization_config=ICQConfig(n=2)).eval()
+
+
+TARGETS = ["q_proj", "up_proj", "down_proj"]
+
+
+@pytest.mark.parametrize("kind", [LoraConfig, ElasticLoraConfig])
+def test_on_a_base_quantised_by_icq(quantised, kind, tmp_path):
+    before = logits(quantised)
+    config = support_quantised(kind(r=8, target_modules=TARGETS, use_rslora=True))
+    model = get_peft_model(copy.deepcopy(quantised), config).train()
+    assert torch.equal(logits(model), before)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(6):
+        loss = model(input_ids=IDS, labels=IDS).loss
+        losses.append(loss.item())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < losses[0] - 0.05
+    assert sum(isinstance(m, IcqLinear) for m in model.modules()) == 14
+    here = logits(model.eval())
+    model.save_pretrained(tmp_path / "adapter")
+    assert torch.equal(logits(attach_adapter(copy.deepcopy(quantised), tmp_path / "adapter")), here)
+    with model.disable_adapter():
+        assert torch.equal(logits(model), before)
+    with pytest.raises(AdapterError, match="cannot be merged into quantised weights"):
+        model.merge_adapter()
+
+
+def test_on_a_base_quantised_by_bitsandbytes(base, tmp_path):
+    base.save_pretrained(tmp_path)
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    small = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=config).eval()
+    before = logits(small)
+    model = elastic(small, target_modules=["up_proj"])
+    assert len(betas(model)) == 4 and (logits(model) - before).abs().max() > 1e-4
+    assert type(model.base_model.model.model.layers[0].mlp.up_proj).__name__ == "ElasticLinear4bit"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"use_dora": True}, "DoRA needs the norms"),
+        ({"init_lora_weights": "pissa"}, "'pissa' takes a part off the base weight"),
+    ],
+)
+def test_what_needs_the_dense_weight_is_refused_on_codes(quantised, options, said):
+    with pytest.raises(AdapterError, match=said):
+        get_peft_model(quantised, support_quantised(LoraConfig(r=4, target_modules=TARGETS, **options)))
+
+
+def test_layers_without_two_matrices_are_refused(base):
+    with pytest.raises(AdapterError, match="Embedding is none"):
+        get_peft_model(base, ElasticLoraConfig(r=4, target_modules=["embed_tokens"]))
+    with pytest.raises(AdapterError, match="leave out target_parameters"):
+        ElasticLoraConfig(r=4, target_parameters=["mlp.experts.gate_up_proj"])
+
+
+def test_a_second_adapter_of_the_other_kind(base):
+    model = elastic(copy.deepcopy(base))
+    model.add_adapter("plain", LoraConfig(r=4, target_modules="all-linear"))
+    assert not any(".plain." in name for name in betas(model))
+    other = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match="unsupported variant"):
+        other.add_adapter("elastic", ElasticLoraConfig(r=4, target_modules=["q_proj"]))
+
+
+def test_bad_input(base, tmp_path):
+    get_peft_model(copy.deepcopy(base), LoraConfig(r=4, target_modules=["q_proj"])).save_pretrained(tmp_path / "plain")
+    with pytest.raises(AdapterError, match="nothing to fold"):
+        fold_adapter(tmp_path / "plain", tmp_path / "out")
+    elastic(base).save_pretrained(tmp_path / "elastic")
+    with pytest.raises(OutputError, match="not empty"):
+        fold_adapter(tmp_path / "elastic", tmp_path / "plain")
+    with pytest.raises(AdapterError, match="no adapter at"):
+        fold_adapter(tmp_path / "nothing", tmp_path / "out")
+    weights = tmp_path / "elastic" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    with pytest.raises(AdapterError, match="interrupted or not safetensors"):
+        fold_adapter(tmp_path / "elastic", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "elastic" / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORASCOPE_ELASTIC_LORA", "r": "x"})
+    )
+    with pytest.raises(AdapterError):
+        fold_adapter(tmp_path / "elastic", tmp_path / "out")
+
+
+def test_another_base_than_the_one_it_was_trained_on(quantised, base, tmp_path):
+    from lorascope.adapters import adapter_record
+
+    model = get_peft_model(quantised, support_quantised(LoraConfig(r=4, target_modules=TARGETS)))
+    model.save_pretrained(tmp_path / "a")
+    (tmp_path / "a" / "lorascope.json").write_text(json.dumps(adapter_record(model.unload())))
+    with pytest.warns(UserWarning, match="trained on ICQ nf4 .* used on weights that are not quantised"):
+        attach_adapter(base, tmp_path / "a")
+
+
+def test_fused_experts_are_refused():
+    config = MixtralConfig(**SMALL, num_key_value_heads=2, num_local_experts=4, max_position_embeddings=32)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)
+    assert any(p.dim() == 3 for p in model.parameters())
+    with pytest.raises(AdapterError, match="target_parameters"):
+        get_peft_model(
+            model, ElasticLoraConfig(r=4, target_modules=["q_proj"], target_parameters=["experts.down_proj"])
+        )
+
+
+def test_betas_of_a_plain_module():
+    assert betas(nn.Linear(2, 2)) == {}

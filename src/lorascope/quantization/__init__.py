@@ -4,5 +4,16 @@ from lorascope.quantization.codebooks import codebook
 from lorascope.quantization.icq import IcqTensor, code_entropy_bits, quantize_icq
 from lorascope.quantization.linear import IcqLinear
 from lorascope.quantization.plugin import ICQConfig, icq_layers
+from lorascope.quantization.whole import QuantizationReport, quantize_model
 
-__all__ = ["ICQConfig", "IcqLinear", "IcqTensor", "code_entropy_bits", "codebook", "icq_layers", "quantize_icq"]
+__all__ = [
+    "ICQConfig",
+    "IcqLinear",
+    "IcqTensor",
+    "QuantizationReport",
+    "code_entropy_bits",
+    "codebook",
+    "icq_layers",
+    "quantize_icq",
+    "quantize_model",
+]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,11 +18,26 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from lorascope.core.errors import InputError, unknown_name
 from lorascope.quantization.codebooks import BITS, CODEBOOKS
-from lorascope.quantization.icq import SEARCHES, quantize_icq
+from lorascope.quantization.icq import SEARCHES, IcqTensor, quantize_icq
 from lorascope.quantization.linear import IcqLinear, state_of
 from lorascope.quantization.search import OBJECTIVES
 
 METHOD = "icq"
+
+Watcher = Callable[[nn.Module, str, torch.Tensor, "IcqTensor | InputError"], None]
+"""Told of each layer that is quantised on load: the model, the layer's name, its dense weight, what became of it."""
+
+_WATCHERS: list[Watcher] = []
+
+
+@contextlib.contextmanager
+def watch_quantization(watcher: Watcher) -> Iterator[None]:
+    """Follow what `from_pretrained` quantises while the block runs, for progress bars and tables of errors."""
+    _WATCHERS.append(watcher)
+    try:
+        yield
+    finally:
+        _WATCHERS.remove(watcher)
 
 
 @register_quantization_config(METHOD)
@@ -167,10 +183,16 @@ class _Quantize(ConversionOps):
             layer, _ = get_module_from_name(model, key)
             if layer.transposed:
                 weight = weight.T.contiguous()
+            name = key.removesuffix(".weight")
             try:
                 quantized = quantize_icq(weight, **self.config.quantize_options)
             except InputError as error:
-                raise InputError(f"{key}: {error}") from error
+                named = InputError(f"{key}: {error}")
+                for watcher in _WATCHERS:
+                    watcher(model, name, weight, named)
+                raise named from error
+            for watcher in _WATCHERS:
+                watcher(model, name, weight, quantized)
             prefix = key.removesuffix("weight")
             result.update({prefix + name: tensor for name, tensor in state_of(quantized).items()})
         return result

@@ -84,6 +84,40 @@ def gradient(statistics: LayerStatistics, _weight: Tensor | None, rank: int) -> 
     return Start(vectors, None, singular.square(), _rank(singular))
 
 
+def fisher_batch(statistics: LayerStatistics, _weight: Tensor | None, rank: int, *, batches: int = 1) -> Start:
+    r"""Leading eigenvectors of E[G_n^T G_n], G_n the mean gradient of a training batch of n tokens.
+
+    .. math:: E[G_n^T G_n] = M^T M + (F_{in} - M^T M) / n
+
+    for independent tokens: what B receives in a step is the mean gradient and what n tokens leave of the noise. n = 1 is
+    ``fisher``, all N calibration tokens as one batch is ``gradient``. M itself is estimated from N tokens, whose noise is
+    taken off: E[M_N^T M_N] = M^T M + (F_in - M^T M) / N. Negative eigenvalues cannot lead and do not matter.
+
+    Args:
+        statistics: Of the layer.
+        rank: Directions.
+        batches: Batches that the N tokens came in: n = N / batches.
+    """
+    total, second = statistics.mean_gradient, statistics.input_fisher
+    assert total is not None and second is not None
+    tokens = statistics.tokens
+    if total.sketched or second.sketched:
+        raise InputError(
+            f"mode 'fisher_batch' needs whole matrices, and layer '{statistics.component.name}' is sketched: give more "
+            "max_memory or a larger exact_width, or take fisher"
+        )
+    if tokens < 2:
+        raise InputError("mode 'fisher_batch' needs at least two tokens: give more calibration data")
+    each = max(1.0, tokens / batches)
+    matrix = total.matrix(tokens)
+    noisy, fisher_matrix = matrix.T @ matrix, second.sum / tokens
+    mean = (noisy - fisher_matrix / tokens) / (1 - 1 / tokens)
+    wanted = mean * (1 - 1 / each) + fisher_matrix / each
+    values, vectors = torch.linalg.eigh((wanted + wanted.T) / 2)
+    scores = values.flip(0).clamp_min(0)
+    return Start(signed(vectors.flip(1)), None, scores, int((scores > 1e-6 * scores[:1]).sum()))
+
+
 def natural_gradient(statistics: LayerStatistics, _weight: Tensor | None, rank: int) -> Start:
     """Row space of the natural gradient G^-1 M A^-1, by the leading part of N = G^-1/2 M A^-1/2 = P S Q^T.
 
@@ -162,6 +196,14 @@ MODES: dict[str, Mode] = {
         Mode("fisher", ("input_fisher",), fisher, False, False, "leading eigenvectors of E |g|^2 a a^T, B = 0"),
         Mode("activation", ("input",), activation, False, False, "leading eigenvectors of E a a^T, B = 0 (control)"),
         Mode("gradient", ("mean_gradient",), gradient, False, True, "rows of the mean gradient, B = 0 (control)"),
+        Mode(
+            "fisher_batch",
+            ("input_fisher", "mean_gradient"),
+            fisher_batch,
+            False,
+            True,
+            "leading eigenvectors of a batch's E G^T G, B = 0",
+        ),
         Mode(
             "natural_gradient",
             ("input", "output", "mean_gradient"),

@@ -20,7 +20,7 @@ from lorascope.core.errors import AdapterError, InputError, unknown_name
 from lorascope.core.provenance import collect
 from lorascope.core.seeds import preserved_random_state
 from lorascope.initialization.budget import directions_for, effective_directions, water_fill
-from lorascope.initialization.directions import DEFAULT_NORM, MODES, Start, fisher_select, random
+from lorascope.initialization.directions import DEFAULT_NORM, MODES, Start, fisher_batch, fisher_select, random
 from lorascope.initialization.result import FisherInitialization
 from lorascope.initialization.statistics import (
     EXACT_WIDTH,
@@ -72,11 +72,12 @@ def initialize_lora_fisher(
 
     - ``fisher``: A is the leading eigenvectors of F_in = E |g|^2 a a^T, B = 0;
     - ``activation``, ``gradient``, ``random``: controls. E a a^T; E g a^T; no data. B = 0;
+    - ``fisher_batch``: A is the leading eigenvectors of E G^T G, G the mean gradient of one of the dataloader's batches, B = 0;
     - ``natural_gradient``: the row space of G^-1/2 E[g a^T] A^-1/2, mapped back. B = 0;
     - ``fisher_select``: singular directions of W with the highest (or lowest) Fisher score move into the adapter;
     - ``fisher_whitened``: the part of W that matters most in the Fisher norm moves into the adapter.
 
-    The first five leave the base as it is: no logit changes, and the adapter loads in plain PEFT. |A|_F is that of PEFT's
+    The first six leave the base as it is: no logit changes, and the adapter loads in plain PEFT. |A|_F is that of PEFT's
     own start. The last two, as PiSSA, take a part off the base weight, whose layer then computes the same up to rounding;
     ``model.save_pretrained`` writes an ordinary adapter of twice the rank for them from here on.
 
@@ -136,6 +137,7 @@ def initialize_lora_fisher(
         make = {
             "fisher_select": functools.partial(fisher_select, lowest=select == "lowest"),
             "random": functools.partial(random, seed=seed),
+            "fisher_batch": functools.partial(fisher_batch, batches=_count(dataloader, max_batches)),
         }.get(mode, chosen.make)
 
         def reduce(statistics: LayerStatistics) -> _Draft:
@@ -204,6 +206,15 @@ def initialize_lora_fisher(
         warnings=notes,
         provenance=collect(seed=seed),
     )
+
+
+def _count(dataloader: Any, most: int | None) -> int:
+    """Number of batches that will be read; 1, all as one batch, where it is not known."""
+    try:
+        known = len(dataloader)
+    except TypeError:
+        return most or 1
+    return max(1, min(known, most or known))
 
 
 def _check(

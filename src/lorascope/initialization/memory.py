@@ -186,11 +186,11 @@ def plan_chunks(
     for group in groups:
         sketched = wide & {c.name for c in group}
         if limit is not None and size(group, sketched) > limit:
-            sketched = frozenset(c.name for c in group)
+            sketched = min(sketched, frozenset(c.name for c in group), key=lambda names: size(group, names))  # noqa: B023
             if (least := size(group, sketched)) > limit:
                 raise InputError(
-                    f"max_memory of {limit:,} bytes is too little: layer '{group[0].name}' needs {least:,} as a sketch of "
-                    f"{sketch} columns with {tokens.rows} tokens a batch: give that much, or smaller batches"
+                    f"max_memory of {limit:,} bytes is too little: layer '{group[0].name}' needs {least:,} with "
+                    f"{tokens.rows} tokens a batch: give that much, or smaller batches"
                 )
         if members and limit is not None and size([*members, *group], narrow | sketched) > limit:
             chunks.append(Chunk(tuple(members), narrow, size(members, narrow)))

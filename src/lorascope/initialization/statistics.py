@@ -209,6 +209,7 @@ class _Job:
         self.world = int(group.num_processes) if group is not None else 1
         self.probes = Probes(sketch, seed, self.device)
         self.marks: list[int] = []
+        self.batches = 0
         # samples, tokens, terms, batches, batches without a label, loss
         self.seen = torch.zeros(6, dtype=torch.float64, device=self.device)
 
@@ -363,11 +364,14 @@ class _Job:
                         )
                     loss.backward()  # type: ignore[no-untyped-call]
                 del logits, losses, loss
-        if count == 0:
-            raise InputError(
-                "no data: the dataloader gave no batch"
-                if number == 0
-                else f"the dataloader gave no batch in pass {number + 1}: give one that can be read again"
+        if count == 0 and number == 0:
+            raise InputError("no data: the dataloader gave no batch")
+        if number == 0:
+            self.batches = count
+        elif count != self.batches:
+            raise DataError(
+                f"the dataloader ended after {count} batches in pass {number + 1}, and had {self.batches} in the first: give "
+                "one that can be read again, or more max_memory"
             )
         if number == 0 and self.world > 1:
             torch.distributed.all_reduce(self.seen)

@@ -22,6 +22,7 @@ FISHER_INITS = (
     "fisher",
     "activation",
     "gradient",
+    "fisher_batch",
     "natural_gradient",
     "random",
     "fisher_select",

@@ -20,6 +20,7 @@ from lorascope.core import InputError, ModelError
 from lorascope.core.errors import DataError
 from lorascope.scaling.cost import adapter_file_bytes, adapter_parameters, cost_of, targets_of
 from lorascope.scaling.cost_shapes import ModelShape
+from lorascope.training import RunSpec, lora_config
 
 SMALL: dict[str, Any] = {
     "vocab_size": 96,
@@ -49,13 +50,28 @@ CONFIGS: dict[str, Any] = {
     ),
     "opt": hf.OPTConfig(**without("intermediate_size"), ffn_dim=80, word_embed_proj_dim=32),
     "gpt_neox": hf.GPTNeoXConfig(**SMALL),
+    "mixtral": hf.MixtralConfig(**SMALL, num_key_value_heads=2, num_local_experts=6, num_experts_per_tok=2),
+    "qwen2_moe": hf.Qwen2MoeConfig(
+        **SMALL,
+        num_key_value_heads=2,
+        num_experts=8,
+        num_experts_per_tok=3,
+        moe_intermediate_size=24,
+        shared_expert_intermediate_size=40,
+    ),
 }
+
+MIXTURES = ("mixtral", "qwen2_moe")
 
 
 def build(config: Any, *, rank: int = 4, targets: Any = "all-linear", attention: str = "eager") -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = hf.AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+        # The counter knows nothing of grouped matrix products.
+        experts = {"experts_implementation": "eager"} if config.model_type in MIXTURES else {}
+        model = hf.AutoModelForCausalLM.from_config(config, attn_implementation=attention, **experts)
+        if experts and targets == "all-linear":
+            return get_peft_model(model, lora_config(model, RunSpec(rank=rank)))
         fan = {"fan_in_fan_out": True} if config.model_type == "gpt2" else {}
         return get_peft_model(model, LoraConfig(r=rank, target_modules=targets, task_type="CAUSAL_LM", **fan))
 
@@ -98,6 +114,17 @@ def test_named_targets(targets: list[str], tmp_path: Path) -> None:
     assert found.adapter_bytes == (tmp_path / "adapter_model.safetensors").stat().st_size
 
 
+@pytest.mark.parametrize("name", MIXTURES)
+def test_a_mixture_with_adapters_on_attention_alone(name: str, tmp_path: Path) -> None:
+    model = build(CONFIGS[name], targets=["q_proj", "v_proj"], rank=5)
+    shape = ModelShape.from_config(CONFIGS[name].to_dict())
+    found = cost_of(shape, rank=5, batch_size=4, length=20, attention="eager", target_modules=["q_proj", "v_proj"])
+    assert found.forward_flops == pytest.approx(flops(model, 4, 20, backward=False), rel=0.01)
+    assert found.step_flops == pytest.approx(flops(model, 4, 20, backward=True), rel=0.02)
+    model.save_pretrained(tmp_path)
+    assert found.adapter_bytes == (tmp_path / "adapter_model.safetensors").stat().st_size
+
+
 def test_gradient_checkpointing_repeats_the_forward_pass() -> None:
     model = build(CONFIGS["llama"])
     model.enable_input_require_grads()
@@ -115,6 +142,7 @@ def test_gradient_checkpointing_repeats_the_forward_pass() -> None:
 _CHILD = """
 import json, sys, torch, transformers as hf
 from peft import LoraConfig, get_peft_model
+from lorascope.training import RunSpec, lora_config
 
 def peak():
     # Not ru_maxrss: that is handed down from the process that started this one.
@@ -123,14 +151,16 @@ def peak():
 
 def train(kind, config, rows, length, rank):
     config = hf.CONFIG_MAPPING[kind](**config)
+    experts = {"experts_implementation": "eager"} if kind == "mixtral" else {}
     with torch.device("meta"):
-        model = hf.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+        model = hf.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", **experts)
     model = model.to_empty(device="cpu")
     with torch.no_grad():
         for p in model.parameters():
             p.fill_(0.01)
     fan = {"fan_in_fan_out": True} if kind == "gpt2" else {}
-    model = get_peft_model(model, LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM", **fan))
+    plain = LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM", **fan)
+    model = get_peft_model(model, lora_config(model, RunSpec(rank=rank)) if experts else plain)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     ids = torch.arange(rows * length).reshape(rows, -1) % config.vocab_size
     for _ in range(2):
@@ -147,12 +177,12 @@ print(json.dumps({"peak": peak() - before}))
 """
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral"])
 @pytest.mark.parametrize(("rows", "length", "rank"), [(4, 128, 16), (8, 192, 64)])
 def test_peak_memory_of_a_real_process(kind: str, rows: int, length: int, rank: int) -> None:
     if not sys.platform.startswith("linux"):
         pytest.skip("peak memory is read from /proc")
-    if kind == "llama":
+    if kind != "gpt2":
         config = {
             **SMALL,
             "vocab_size": 8000,
@@ -163,11 +193,13 @@ def test_peak_memory_of_a_real_process(kind: str, rows: int, length: int, rank: 
             "num_key_value_heads": 2,
             "max_position_embeddings": 512,
         }
+        if kind == "mixtral":
+            config |= {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 512}
     else:
         config = {"vocab_size": 8000, "n_embd": 384, "n_layer": 8, "n_head": 6, "n_positions": 512}
         config |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": 1, "eos_token_id": 2}
     values = {"kind": kind, "config": config, "rows": rows, "length": length, "rank": rank}
-    tiny = {"num_hidden_layers": 1, "hidden_size": 48} if kind == "llama" else {"n_layer": 1, "n_embd": 48}
+    tiny = {"num_hidden_layers": 1, "hidden_size": 48} if kind != "gpt2" else {"n_layer": 1, "n_embd": 48}
     small = {**values, "config": {**config, **tiny}, "rows": 1, "length": 16, "rank": 4}
     # glibc keeps freed blocks of its heap: with each tensor in a mapping of its own, the process holds what it needs.
     child = subprocess.run(
@@ -202,6 +234,33 @@ def test_dtype_and_optimizer_change_memory() -> None:
     assert cost_of(shape, rank=8, batch_size=1, length=8, optimizer="sgd").optimizer_bytes == plain.optimizer_bytes / 2
 
 
+def test_a_mixture_computes_with_few_experts_and_holds_all() -> None:
+    def shape(experts: int, taken: int) -> ModelShape:
+        return ModelShape(
+            hidden_size=64,
+            layers=4,
+            heads=4,
+            intermediate_size=256,
+            vocab_size=500,
+            layout="mixtral",
+            experts=experts,
+            experts_per_token=taken,
+        )
+
+    few, many, wide = shape(4, 2), shape(16, 2), shape(16, 4)
+    one, two, three = (cost_of(item, rank=8, batch_size=2, length=32) for item in (few, many, wide))
+    assert two.step_flops == pytest.approx(one.step_flops, rel=0.01)  # the router alone is larger
+    assert two.weight_bytes > 3 * one.weight_bytes
+    assert three.step_flops > 1.3 * two.step_flops
+    assert three.weight_bytes == two.weight_bytes
+    assert many.active_parameters < many.distinct_parameters / 4
+    dense = ModelShape(hidden_size=64, layers=4, heads=4, intermediate_size=256, vocab_size=500)
+    assert dense.active_parameters == dense.distinct_parameters
+    # 4 operations an active parameter and token, as the book of a sweep takes it, without embeddings
+    active = many.active_parameters - 500 * 64
+    assert two.step_flops == pytest.approx(4 * active * 64, rel=0.2)
+
+
 def test_shared_layers_keep_their_operations_and_lose_weights() -> None:
     shape = ModelShape(hidden_size=64, layers=4, heads=4, intermediate_size=256, vocab_size=500)
     shared = ModelShape(hidden_size=64, layers=4, heads=4, intermediate_size=256, vocab_size=500, parameters=100_000)
@@ -228,6 +287,18 @@ def test_bad_values_are_refused(tmp_path: Path) -> None:
         ModelShape(hidden_size=64, layers=0, heads=4, intermediate_size=256, vocab_size=500)
     with pytest.raises(ModelError, match="does not know model_type 'mamba'"):
         ModelShape.from_config({"model_type": "mamba"})
+    plain = {"hidden_size": 64, "layers": 4, "heads": 4, "intermediate_size": 256, "vocab_size": 500}
+    with pytest.raises(InputError, match="layout 'mixtral' needs experts"):
+        ModelShape(**plain, layout="mixtral")
+    with pytest.raises(InputError, match="layout 'llama' has no experts"):
+        ModelShape(**plain, experts=4)
+    with pytest.raises(InputError, match="experts_per_token 5 is more than the 4 experts"):
+        ModelShape(**plain, layout="mixtral", experts=4, experts_per_token=5)
+    mixture = ModelShape(**plain, layout="mixtral", experts=4, experts_per_token=2)
+    with pytest.raises(InputError, match="unknown target module 'gate_up_proj'"):
+        targets_of(mixture, ["gate_up_proj"])
+    with pytest.raises(ModelError, match="experts in every block"):
+        ModelShape.from_config({**CONFIGS["qwen2_moe"].to_dict(), "decoder_sparse_step": 2})
     with pytest.raises(ModelError, match="has no 'vocab_size'"):
         ModelShape.from_config({"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 8})
     with pytest.raises(DataError, match="no file"):

@@ -60,6 +60,8 @@ def targets_of(shape: ModelShape, target_modules: str | Sequence[str] = "all-lin
     Args:
         shape: The model.
         target_modules: ``"all-linear"`` or last parts of names, as PEFT matches them (``"q_proj"``, ``"mlp.up_proj"``).
+            ``all-linear`` takes a mixture's experts along, as lorascope's runs do, and no router; a name means modules
+            only, which stacked experts are not.
 
     Returns:
         The layers, in the order in which they run.
@@ -72,11 +74,12 @@ def targets_of(shape: ModelShape, target_modules: str | Sequence[str] = "all-lin
         >>> [p.d_out for p in targets_of(shape, ["up_proj"])]
         [16]
     """
-    every = shape.projections()
+    every = tuple(p for p in shape.projections() if p.adaptable)
     if isinstance(target_modules, str):
         if target_modules == "all-linear":
             return every
         target_modules = [target_modules]
+    every = tuple(p for p in every if not p.stacked)
     for name in target_modules:
         if not any(_matches(p, name) for p in every):
             known = ["all-linear", *dict.fromkeys(p.name.split(".")[-1] for p in every)]
@@ -89,7 +92,7 @@ def _matches(projection: Projection, name: str) -> bool:
 
 
 def adapter_parameters(shape: ModelShape, rank: int, target_modules: str | Sequence[str] = "all-linear") -> int:
-    """Trained parameters: sum over adapted layers of r (d_in + d_out).
+    """Trained parameters: sum over adapted layers, each expert of a mixture among them, of r (d_in + d_out).
 
     Raises:
         InputError: The rank is below 1, or a target is unknown.
@@ -100,7 +103,7 @@ def adapter_parameters(shape: ModelShape, rank: int, target_modules: str | Seque
         320
     """
     _at_least_one(rank=rank)
-    return shape.layers * sum(rank * (p.d_in + p.d_out) for p in targets_of(shape, target_modules))
+    return shape.layers * sum(p.copies * rank * (p.d_in + p.d_out) for p in targets_of(shape, target_modules))
 
 
 def adapter_file_bytes(
@@ -131,9 +134,9 @@ def adapter_file_bytes(
     tensors: dict[str, tuple[int, int]] = {}
     for layer in range(shape.layers):
         for p in targets_of(shape, target_modules):
-            path = f"base_model.model.{shape.block_path}.{layer}.{p.name}"
-            tensors[f"{path}.lora_A.weight"] = (rank, p.d_in)
-            tensors[f"{path}.lora_B.weight"] = (p.d_out, rank)
+            path = f"base_model.model.{shape.block_path}.{layer}.{p.saved_as or p.name}"
+            tensors[f"{path}.lora_A.weight"] = (p.copies * rank, p.d_in)
+            tensors[f"{path}.lora_B.weight"] = (p.d_out, p.copies * rank)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name in sorted(tensors):
@@ -160,13 +163,13 @@ def cost_of(
 ) -> Cost:
     """FLOPs, memory and adapter size of a LoRA run.
 
-    A token costs 2 d_in d_out operations in each dense layer, 2 h V in the head, 2 r (d_in + d_out) in an adapter and
-    4 s w in attention (s tokens a row, w features of all heads; the masked half counts, as kernels compute it unless
-    they are told to skip it). Backward repeats the dense layers' and the head's cost once, for the gradient of their
-    inputs: the frozen base has no gradients of weights. An adapter's backward is twice its forward, attention's twice
-    (``eager``) or 2.5 times (``sdpa``, which computes the weights again). What comes before the first adapter of the
-    first layer has no backward at all, unless gradient checkpointing asks for it, which also repeats the blocks'
-    forward pass.
+    A token costs 2 d_in d_out operations in each dense layer (in a mixture of experts, those of the experts that it is
+    sent to), 2 h V in the head, 2 r (d_in + d_out) in an adapter and 4 s w in attention (s tokens a row, w features of
+    all heads; the masked half counts, as kernels compute it unless they are told to skip it). Backward repeats the dense
+    layers' and the head's cost once, for the gradient of their inputs: the frozen base has no gradients of weights. An
+    adapter's backward is twice its forward, attention's twice (``eager``) or 2.5 times (``sdpa``, which computes the
+    weights again). What comes before the first adapter of the first layer has no backward at all, unless gradient
+    checkpointing asks for it, which also repeats the blocks' forward pass. All experts of a mixture lie in memory.
 
     Memory is the base, the adapter with its gradient and moments (float32), what autograd keeps of one micro batch
     (inputs of norms and adapters, the arguments of attention and of the gate), and logits three times over: themselves,
@@ -207,9 +210,11 @@ def cost_of(
     for kind, given, known in (("optimizer", optimizer, MOMENTS), ("attention", attention, ATTENTION)):
         if given not in known:
             raise unknown_name(kind, given, known)
-    targets = targets_of(shape, target_modules)
+    adapted = targets_of(shape, target_modules)
+    targets = tuple(p for p in adapted if not p.stacked)
+    stacks = tuple(p for p in adapted if p.stacked)
     tokens = batch_size * length
-    dense = sum(2 * p.d_in * p.d_out for p in shape.projections())
+    dense = sum(2 * p.active * p.d_in * p.d_out for p in shape.projections())
     attend = 4 * length * shape.width
     head = 2 * shape.hidden_size * shape.vocab_size
     lora = sum(2 * rank * (p.d_in + p.d_out) for p in targets)
@@ -220,16 +225,25 @@ def cost_of(
         backward += tokens * shape.layers * (dense + attend + lora)
     else:
         depth = {p.name: p.stage % 2 if shape.parallel else p.stage for p in shape.projections()}
-        first = min(depth[p.name] for p in targets)
-        backward -= tokens * sum(2 * p.d_in * p.d_out for p in shape.projections() if depth[p.name] <= first)
-        backward -= tokens * (again * attend if min(p.stage for p in targets) >= 1 else 0)
+        first = min(depth[p.name] for p in adapted)
+        backward -= tokens * sum(2 * p.active * p.d_in * p.d_out for p in shape.projections() if depth[p.name] <= first)
+        backward -= tokens * (again * attend if min(p.stage for p in adapted) >= 1 else 0)
         backward -= tokens * sum(2 * rank * p.d_in for p in targets if depth[p.name] == first)
+    # PEFT adds the update to a stack of experts itself, for all of them whatever the tokens, twice a forward pass (0.21);
+    # its gradient is that of the whole stack.
+    passes = -(-batch_size // micro) * shape.layers
+    update = sum(2 * rank * p.copies * p.d_in * p.d_out for p in stacks)
+    forward += passes * 2 * update
+    backward += passes * 2 * update + tokens * shape.layers * sum(2 * p.active * p.d_in * p.d_out for p in stacks)
+    if gradient_checkpointing:
+        backward += passes * 2 * update
     parameters = adapter_parameters(shape, rank, target_modules)
     size = 2.0 if dtype in ("int8", "nf4") else _bytes_of(dtype)
     kept = micro * length
     block = kept * (size * _kept_a_token(shape, targets) + 4 * rank * len(targets))
     if size != 4:  # the factors stay in float32, and each input of one is kept as a copy of that type
         block += kept * 4 * sum({p.stage: p.d_in for p in targets}.values())
+    block += 4 * sum(p.copies * p.d_in * p.d_out for p in stacks)  # the stack with its update, for the backward pass
     if attention == "eager":
         block += kept * shape.heads * length * (size + (4 if size != 4 else 0))
     boundary = kept * shape.hidden_size * size
@@ -258,7 +272,7 @@ def _kept_a_token(shape: ModelShape, targets: Sequence[Projection]) -> float:
     norms = 2 * shape.hidden_size
     inputs = sum({0: shape.hidden_size, 1: shape.width, 2: shape.hidden_size, 3: 0}[stage] for stage in at)
     attention = 2 * shape.width + 2 * shape.kv_width
-    return float(norms + inputs + attention + shape.inner_copies * shape.intermediate_size)
+    return float(norms + inputs + attention + shape.inner_kept)
 
 
 def _bytes_of(dtype: str) -> float:

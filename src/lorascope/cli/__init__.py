@@ -12,10 +12,12 @@ import typer
 
 from lorascope.cli.claims import claims_command
 from lorascope.cli.compare_inits import compare_inits_command
+from lorascope.cli.doctor import doctor_command
 from lorascope.cli.fit import fit_command
 from lorascope.cli.init import init_command
 from lorascope.cli.measure import measure_command
 from lorascope.cli.plan import plan_command
+from lorascope.cli.quantize import quantize_command
 from lorascope.cli.quickstart import quickstart_command
 from lorascope.cli.report import report_command
 from lorascope.cli.reproduce import reproduce_command
@@ -54,6 +56,7 @@ app.command("quickstart")(_stoppable(quickstart_command))
 app.command("train")(_stoppable(train_command))
 app.command("init")(_stoppable(init_command))
 app.command("measure")(_stoppable(measure_command))
+app.command("quantize")(_stoppable(quantize_command))
 app.command("select")(_stoppable(select_command))
 app.command("sweep")(_stoppable(sweep_command))
 app.command("fit")(_stoppable(fit_command))
@@ -61,6 +64,7 @@ app.command("plan")(_stoppable(plan_command))
 app.command("compare-inits")(_stoppable(compare_inits_command))
 app.command("claims")(_stoppable(claims_command))
 app.command("reproduce")(_stoppable(reproduce_command))
+app.command("doctor")(_stoppable(doctor_command))
 app.command("report")(_stoppable(report_command))
 
 

@@ -13,6 +13,7 @@ from plotly.offline import get_plotlyjs
 from lorascope.core.errors import InputError
 from lorascope.core.files import atomic_write_text
 from lorascope.report.charts import charts
+from lorascope.report.sections import Section, charts_of
 from lorascope.report.summary import summarise
 from lorascope.report.tables import comparison, component_tables, facts_of, run_names
 from lorascope.results import AdapterMeasurement
@@ -35,29 +36,39 @@ def environment() -> jinja2.Environment:
     return environment
 
 
-def render_report(records: Sequence[AdapterMeasurement], *, title: str = DEFAULT_TITLE) -> str:
+def render_report(
+    records: Sequence[AdapterMeasurement], *, title: str = DEFAULT_TITLE, sections: Sequence[Section] = ()
+) -> str:
     """The report as HTML text; see `write_report`."""
     if not records:
         raise InputError("nothing to report: give at least one measurement or finished run")
-    drawn = charts(records)
+    drawn, more = charts(records), charts_of(sections)
     values: dict[str, Any] = {
         "title": title,
         "summary": summarise(records),
         "runs": run_names(records),
         "comparison": comparison(records),
         "charts": drawn,
-        "figures": {chart.name: chart.figures for chart in drawn},
+        "sections": sections,
+        "section_charts": more,
+        "figures": {chart.name: chart.figures for chart in (*drawn, *more.values())},
         "components": component_tables(records),
         "warnings": _warnings(records),
         "counts": facts_of(records, "counts"),
         "asked": facts_of(records, "spec", "settings"),
         "provenance": facts_of(records, "provenance"),
-        "plotly": get_plotlyjs() if drawn else "",
+        "plotly": get_plotlyjs() if drawn or more else "",
     }
     return environment().get_template("report.html.j2").render(values)
 
 
-def write_report(records: Sequence[AdapterMeasurement], path: str | Path, *, title: str = DEFAULT_TITLE) -> Path:
+def write_report(
+    records: Sequence[AdapterMeasurement],
+    path: str | Path,
+    *,
+    title: str = DEFAULT_TITLE,
+    sections: Sequence[Section] = (),
+) -> Path:
     """Write a self-contained HTML report of measurements and runs.
 
     The file needs no network: styles, charts and the chart library are inside. Everything given (names, paths,
@@ -67,6 +78,7 @@ def write_report(records: Sequence[AdapterMeasurement], path: str | Path, *, tit
         records: Measurements and runs, at least one; the base model is the run of rank 0.
         path: Where to write the file; its folder is made.
         title: Heading of the page.
+        sections: Further parts, shown below the summary: a plan's, for example.
 
     Returns:
         The path.
@@ -82,7 +94,7 @@ def write_report(records: Sequence[AdapterMeasurement], path: str | Path, *, tit
         'report.html'
     """
     path = Path(path)
-    atomic_write_text(path, render_report(records, title=title))
+    atomic_write_text(path, render_report(records, title=title, sections=sections))
     return path
 
 

@@ -1,0 +1,1 @@
+"""From the theory to a real model."""

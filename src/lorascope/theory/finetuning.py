@@ -387,7 +387,7 @@ def solve_from(
         begin = choose(tried)
         if begin.q <= SMALLEST or not begin.converged:
             begin = State(*STARTS[begin.start], begin.start)
-    found = iterate(fine, begin, alpha, ridge, tolerance=tolerance)
+    found = iterate(fine, begin, alpha, ridge, tolerance=tolerance, most=60)
     energies = energies or {found.start: found.loss}
     factor = (settings.tokens + 1) / settings.tokens
     if error is None:

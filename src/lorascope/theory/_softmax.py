@@ -127,7 +127,7 @@ def finetuning_prox(
     return chi, l1 + l2, -(f1 + f2), smallest < 0
 
 
-def _lowest(objective: Objective, starts: Sequence[Array], *, rough: int = 5, most: int = 40) -> Array:
+def _lowest(objective: Objective, starts: Sequence[Array], *, rough: int = 3, most: int = 40) -> Array:
     """A few steps from every start, then from the best of each sequence to the end."""
     x, y = np.stack([start[:, 0] for start in starts]), np.stack([start[:, 1] for start in starts])
     x, y, value = _descend(objective, x, y, slice(None), rough)

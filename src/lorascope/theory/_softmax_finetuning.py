@@ -86,7 +86,7 @@ class _Sequences:
         omega = math.sqrt(q) * self.h
         star = (m / math.sqrt(q)) * self.h + math.sqrt(max(Q0_UPDATE - m * m / q, 0.0)) * self.u
         target = expit(self.target + update_fields(star, Q0_UPDATE))
-        chi, loss, slope, jump = finetuning_prox(omega, self.frozen, target, v, q, [star, -star, *self.near])
+        chi, loss, slope, jump = finetuning_prox(omega, self.frozen, target, v, q, self.near or [star])
         self.near = [chi]
         return respond(self.alpha, m, q, omega, star, chi, v, loss, slope, float(jump.mean()))
 

@@ -381,7 +381,7 @@ def solve_from(
         names = [start] if isinstance(start, str) else list(STARTS)
         coarse = problem(min(COARSE, samples))
         tried = [
-            iterate(coarse, State(*STARTS[name], name), alpha, ridge, tolerance=max(tolerance, 5e-4)) for name in names
+            iterate(coarse, State(*STARTS[name], name), alpha, ridge, tolerance=max(tolerance, 5e-4), most=60) for name in names
         ]
         energies = {state.start: state.loss for state in tried}
         begin = choose(tried)

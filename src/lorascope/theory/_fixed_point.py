@@ -114,6 +114,80 @@ def update(found: Response, ridge: float | int) -> tuple[float, float, float] | 
     return (m, q, v) if math.isfinite(m) and math.isfinite(q) else None
 
 
+@dataclass(frozen=True)
+class Point:
+    """Where `fixed_point` ended."""
+
+    x: Array
+    converged: bool
+    iterations: int
+    residual: float
+    broken: bool = False
+
+
+def fixed_point(
+    step: Callable[[Array], Array | None],
+    start: Array,
+    *,
+    feasible: Callable[[Array], bool],
+    tolerance: float,
+    most: int,
+    damping: float = DAMPING,
+    memory: int = 3,
+) -> Point:
+    """Damped iteration with Anderson's acceleration; back to plain, smaller steps where that leads astray.
+
+    Args:
+        step: The map; None where it has no value, which ends the iteration.
+        start: Where to begin.
+        feasible: Whether a point is allowed; images of the map and points between allowed ones must be.
+        tolerance: Largest change (relative for coordinates above 1) at which to stop.
+        most: Evaluations.
+        damping: Share of a plain step.
+        memory: Differences that the acceleration uses.
+
+    Returns:
+        The last point, or the one of smallest change if the iteration did not converge.
+
+    References:
+        Walker and Ni 2011, Anderson acceleration for fixed-point iterations.
+    """
+    x, best, least = start, start, math.inf
+    xs: list[Array] = []
+    fs: list[Array] = []
+    share, bad = damping, 0
+    for count in range(1, most + 1):
+        image = step(x)
+        if image is None or not bool(np.isfinite(image).all()):
+            return Point(best if least < math.inf else start, False, count, min(least, 1e3), broken=True)
+        f = image - x
+        residual = float(np.max(np.abs(f) / np.maximum(1.0, np.abs(x))))
+        if residual < tolerance:
+            return Point(x, True, count, residual)
+        if residual < least:
+            best, least, bad = x, residual, 0
+        else:
+            bad += 1
+            if bad >= 3:
+                xs, fs, bad, share = [], [], 0, max(0.1, 0.7 * share)
+        xs, fs = [*xs, x][-memory - 1 :], [*fs, f][-memory - 1 :]
+        following = x + share * f
+        if len(fs) > 1 and residual < 0.5:
+            dx, df = np.diff(np.stack(xs, 1), axis=1), np.diff(np.stack(fs, 1), axis=1)
+            weights = np.linalg.lstsq(df, f, rcond=1e-8)[0]
+            tried = following - (dx + share * df) @ weights
+            near = float(np.max(np.abs(tried - x) / np.maximum(np.abs(x), 0.1))) < 0.5
+            if near and bool(np.isfinite(tried).all()) and feasible(tried):
+                following = tried
+        x = following
+    return Point(best, False, most, least)
+
+
+def _feasible(x: Array) -> bool:
+    m, q, v = x
+    return bool(q > 0 and v > 0 and m * m < q * Q0_UPDATE)
+
+
 def iterate(
     answer: Callable[[float, float, float], Response],
     begin: State,
@@ -123,40 +197,46 @@ def iterate(
     tolerance: float = TOLERANCE,
     most: int = 150,
 ) -> State:
-    """Damped iteration from one start, with a smaller step where it swings.
+    """The fixed point from one start.
 
     Args:
         answer: Averages at (m, q, v).
         begin: Where to begin.
         alpha: N' / d.
         ridge: lambda'.
-        tolerance: Largest change of m, q and v (relative to v for v above 1) at which to stop.
+        tolerance: Largest change of m, q and v (relative for v above 1) at which to stop.
         most: Iterations.
 
     Returns:
         The last state; its loss is alpha' E l + lambda' q. Never with NaN: a step that leaves the numbers is not taken.
     """
-    m, q, v = begin.m, begin.q, begin.v
-    step, last = DAMPING, math.inf
-    loss, jump = begin.loss, begin.jump
-    for count in range(1, most + 1):
-        if m * m > q * Q0_UPDATE * (1 - 1e-9):
-            m = math.copysign(math.sqrt(q * Q0_UPDATE * (1 - 1e-9)), m)
-        found = answer(m, q, v)
-        loss, jump = alpha * found.loss + ridge * q, found.jump
-        new = update(found, ridge)
-        if new is None:
-            return State(m, q, v, begin.start, loss, jump, False, count, last)
-        change = max(abs(new[0] - m), abs(new[1] - q), abs(new[2] - v) / max(1.0, v))
-        if change < tolerance:
-            return State(m, q, v, begin.start, loss, jump, True, count, change)
-        if change > 0.95 * last:
-            step = max(0.15, 0.8 * step)
-        last = change
-        m, q, v = (old + step * (value - old) for old, value in zip((m, q, v), new, strict=True))
+    seen: dict[tuple[float, ...], Response] = {}
+
+    def step(x: Array) -> Array | None:
+        m, q, v = (float(value) for value in x)
         if q < SMALLEST:
-            return State(0.0, 0.0, v, begin.start, alpha * found.loss, jump, True, count, change)
-    return State(m, q, v, begin.start, loss, jump, False, most, last)
+            return None
+        found = answer(_inside(m, q), q, v)
+        seen[(m, q, v)] = found
+        new = update(found, ridge)
+        return None if new is None else np.array(new)
+
+    start = np.array([begin.m, begin.q, begin.v])
+    end = fixed_point(step, start, feasible=_feasible, tolerance=tolerance, most=most)
+    if end.broken and min(key[1] for key in seen) < 1e-3:
+        # The norm shrinks to nothing; say so instead of quoting the direction of a vanishing update.
+        last = list(seen.values())[-1]
+        v = float(end.x[2])
+        return State(0.0, 0.0, v, begin.start, alpha * last.loss, last.jump, True, end.iterations, 0.0)
+    m, q, v = (float(value) for value in end.x)
+    found = seen.get((m, q, v)) or answer(_inside(m, q), q, v)
+    loss = alpha * found.loss + ridge * q
+    return State(_inside(m, q), q, v, begin.start, loss, found.jump, end.converged, end.iterations, end.residual)
+
+
+def _inside(m: float, q: float) -> float:
+    limit = math.sqrt(q * Q0_UPDATE * (1 - 1e-9))
+    return min(max(m, -limit), limit)
 
 
 def choose(states: Sequence[State]) -> State:

@@ -381,13 +381,13 @@ def solve_from(
         names = [start] if isinstance(start, str) else list(STARTS)
         coarse = problem(min(COARSE, samples))
         tried = [
-            iterate(coarse, State(*STARTS[name], name), alpha, ridge, tolerance=max(tolerance, 5e-4)) for name in names
+            iterate(coarse, State(*STARTS[name], name), alpha, ridge, tolerance=max(tolerance, 5e-4), most=60) for name in names
         ]
         energies = {state.start: state.loss for state in tried}
         begin = choose(tried)
         if begin.q <= SMALLEST or not begin.converged:
             begin = State(*STARTS[begin.start], begin.start)
-    found = iterate(fine, begin, alpha, ridge, tolerance=tolerance)
+    found = iterate(fine, begin, alpha, ridge, tolerance=tolerance, most=60)
     energies = energies or {found.start: found.loss}
     factor = (settings.tokens + 1) / settings.tokens
     if error is None:

@@ -117,7 +117,7 @@ def pretrain(
 
     The problem is convex, so that this map of one number has one fixed point; it is found by bracketing. The Frobenius
     penalty :math:`(d \lambda_F/2) |S|_F^2` over symmetric S has a closed form. Softmax (T = 2, nuclear) see
-    `lorascope.theory._softmax`; it is not convex, so it is iterated with damping from several starts.
+    `lorascope.theory._softmax_pretraining`; it is not convex, so it is iterated from several starts.
 
     Args:
         alpha: N / d^2.
@@ -130,7 +130,7 @@ def pretrain(
         kappa: Rank of the factors over d, at least 1; the nuclear penalty counts sqrt(kappa) times.
         samples: Quasi-random points of softmax, a power of two.
         start: A result nearby, from which softmax is iterated; the linear cases need none.
-        tolerance: Of the fixed point (softmax: at least 1e-6).
+        tolerance: Of the fixed point (softmax: at least 1e-5).
 
     Returns:
         Order parameters with convergence and warnings. Numbers are finite, also where warnings say not to trust them.
@@ -186,7 +186,7 @@ def pretrain(
             raise InputError("penalty 'frobenius' is solved with activation 'linear' only: use penalty 'nuclear'")
         from lorascope.theory._softmax_pretraining import solve
 
-        return complete(solve(given, samples, start, max(tolerance, 1e-6)))
+        return complete(solve(given, samples, start, max(tolerance, 1e-5)))
     if penalty == "frobenius":
         if ridge == 0:
             raise InputError("ridge 0 with penalty 'frobenius' has no unique solution: give a number above 0")

@@ -240,7 +240,7 @@ def _inside(m: float, q: float) -> float:
 
 
 def choose(states: Sequence[State]) -> State:
-    """The state of lowest energy (the training loss); the first of those that are equal to 0.2 %, converged ones before others."""
+    """The state of lowest energy (training loss), converged ones first; the first of those within 0.2 %."""
     pool = [state for state in states if state.converged] or list(states)
     lowest = min(state.loss for state in pool)
     return next(state for state in pool if state.loss <= lowest + 2e-3 * max(abs(lowest), 1e-3))

@@ -1,8 +1,8 @@
 r"""Sequences of two tokens under a softmax: their loss, and the proximal maps of both stages.
 
-Only :math:`u = (z_{11} - z_{12}, z_{22} - z_{12})` matters; its covariance is Q C with C = [[3, 1], [1, 3]], and a sequence's
-loss is :math:`\ell = 2 \sum_k (s(u_k) - s(u^*_k))^2` with the logistic s. Neither proximal map is convex: both run a damped
-Newton descent from several points of each sequence and keep the lowest end.
+Only :math:`u = (z_{11} - z_{12}, z_{22} - z_{12})` matters; its covariance is Q C with C = [[3, 1], [1, 3]], and the
+loss of a sequence is :math:`\ell = 2 \sum_k (s(u_k) - s(u^*_k))^2` with the logistic s. Neither proximal map is convex:
+both run a damped Newton descent from several points of each sequence and keep the lowest end.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import expit
 
 from lorascope.theory._prox import Array
@@ -25,7 +26,7 @@ Fields = tuple[Array, Array]
 """The two components of points, each (k, n)."""
 Terms = tuple[Array, Array, Array, Array, Array, Array]
 """Value, gradient (2) and Hessian (11, 12, 22), each (k, n)."""
-Objective = Callable[[Array, Array, slice | Array], Terms]
+Objective = Callable[[Array, Array, slice | NDArray[np.intp]], Terms]
 """Components of points of some sequences and which sequences -> terms."""
 
 
@@ -64,7 +65,7 @@ def pretraining_prox(omega: Array, target: Array, v: float | int, near: Array | 
     w1, w2 = np.ascontiguousarray(omega[:, 0]), np.ascontiguousarray(omega[:, 1])
     t1, t2 = np.ascontiguousarray(target[:, 0]), np.ascontiguousarray(target[:, 1])
 
-    def objective(x: Array, y: Array, which: slice | Array) -> Terms:
+    def objective(x: Array, y: Array, which: slice | NDArray[np.intp]) -> Terms:
         l1, f1, s1 = _term(x, t1[which])
         l2, f2, s2 = _term(y, t2[which])
         a, b = x - w1[which], y - w2[which]
@@ -79,8 +80,10 @@ def pretraining_prox(omega: Array, target: Array, v: float | int, near: Array | 
 
 def finetuning_prox(
     omega: Array, frozen: Array, target: Array, v: float | int, q: float | int, near: Sequence[Array]
-) -> tuple[Array, Array, Array, Array]:
-    r"""The chi that minimises :math:`|\chi - \omega|^2/(2v) + \ell(u(\chi), u^*)`, :math:`u_k = o_k + \chi_k^2 - \chi_1\chi_2 - q`.
+) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
+    r"""The chi that minimises :math:`|\chi - \omega|^2/(2v) + \ell(u(\chi), u^*)`.
+
+    The student's logits are :math:`u_k = o_k + \chi_k^2 - \chi_1\chi_2 - q`.
 
     Args:
         omega: (n, 2).
@@ -98,7 +101,7 @@ def finetuning_prox(
     t1, t2 = np.ascontiguousarray(target[:, 0]), np.ascontiguousarray(target[:, 1])
     o1, o2 = frozen[:, 0] - q, frozen[:, 1] - q
 
-    def objective(x: Array, y: Array, which: slice | Array) -> Terms:
+    def objective(x: Array, y: Array, which: slice | NDArray[np.intp]) -> Terms:
         xy = x * y
         l1, f1, s1 = _term(x * x - xy + o1[which], t1[which])
         l2, f2, s2 = _term(y * y - xy + o2[which], t2[which])
@@ -134,7 +137,7 @@ def _lowest(objective: Objective, starts: Sequence[Array], *, rough: int = 3, mo
     best, rows = value.argmin(0), np.arange(x.shape[1])
     x, y = x[best, rows], y[best, rows]
     # Most sequences are done after a few steps; the others go on without them.
-    active = rows
+    active = rows.astype(np.intp)
     for steps in (6, 10, most):
         moved_x, moved_y, _ = _descend(objective, x[active], y[active], active, steps)
         x[active], y[active] = moved_x, moved_y
@@ -146,7 +149,7 @@ def _lowest(objective: Objective, starts: Sequence[Array], *, rough: int = 3, mo
 
 
 def _descend(
-    objective: Objective, x: Array, y: Array, which: slice | Array, most: int
+    objective: Objective, x: Array, y: Array, which: slice | NDArray[np.intp], most: int
 ) -> tuple[Array, Array, Array]:
     """Newton's method with a multiple of the identity where the Hessian is not positive or a step does not help."""
     value, g1, g2, a, b, c = objective(x, y, which)

@@ -1,4 +1,4 @@
-r"""Stage 2 with softmax, T = 2: frozen and target logits are drawn together, since the loss is not a function of their difference."""
+r"""Stage 2 with softmax, T = 2: frozen and target logits are drawn together, as the loss depends on both."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def update_fields(chi: Array, q: float | int) -> Array:
 
 
 def truncated_logits(z: Array, fraction: float | int, largest: bool = False) -> Array:
-    r"""Normals of covariance C, cut to the ``fraction`` with the smallest (largest) :math:`u_1^2 + u_2^2`; from normals of (n, 2).
+    r"""Normals of covariance C, cut to the ``fraction`` with the smallest (largest) :math:`u_1^2 + u_2^2`.
 
     In the eigenbasis of C the norm is 4 a^2 + 2 b^2, so that the radius is cut at an ellipse. The angle is moved by its
     distribution within the cut, then the radius.
 
     Args:
-        z: (n, 2).
+        z: Normals of (n, 2).
         fraction: Share that is kept.
         largest: Keep the outside.
 

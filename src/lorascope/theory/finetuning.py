@@ -134,7 +134,7 @@ def finetune(
         InputError: A value is out of range.
 
     Example:
-        >>> found = finetune(alpha=4.0, tokens=2, ridge=0.5, noise=0.7, samples=1024)
+        >>> found = finetune(alpha=4.0, tokens=2, ridge=0.5, noise=0.7)
         >>> round(found.m, 2), round(found.q, 2), round(found.alignment, 2)
         (0.97, 0.98, 0.98)
     """
@@ -249,7 +249,8 @@ def truncate(z: Array, fraction: float | int, largest: bool = False) -> Array:
     share = gammainc(half, square / 2)
     kept = 1 - fraction + fraction * share if largest else fraction * share
     wanted = 2 * gammaincinv(half, np.clip(kept, 0.0, 1 - 1e-15))
-    return z * np.sqrt(wanted / np.maximum(square, 1e-300))[:, None]
+    moved: Array = z * np.sqrt(wanted / np.maximum(square, 1e-300))[:, None]
+    return moved
 
 
 def _kept_square(count: int, fraction: float, largest: bool) -> float:
@@ -295,13 +296,15 @@ def _warnings_of(first: Pretrained, data: str, alpha: float, largest: bool, dim:
                 f"data 'reused' needs {alpha * dim:.0f} sequences and stage 1 has {first.alpha * dim**2:.0f}: lower alpha"
             )
         if share > REUSE_LIMIT:
-            words.append(f"{share:.1%} of the stage-1 sequences are reused, above {REUSE_LIMIT:.0%}: they are not a small part")
+            words.append(
+                f"{share:.1%} of the stage-1 sequences are reused, above {REUSE_LIMIT:.0%}: they are not a small part"
+            )
     return tuple(words)
 
 
 def default_samples(tokens: int) -> int:
     """Quasi-random points by the length of a sequence: what keeps a point of both stages under 3 s."""
-    return 2**13 if tokens <= 3 else 2**12 if tokens <= 6 else 2**11
+    return 2**14 if tokens <= 2 else 2**13 if tokens == 3 else 2**12 if tokens <= 6 else 2**11
 
 
 def _linear(
@@ -381,7 +384,8 @@ def solve_from(
         names = [start] if isinstance(start, str) else list(STARTS)
         coarse = problem(min(COARSE, samples))
         tried = [
-            iterate(coarse, State(*STARTS[name], name), alpha, ridge, tolerance=max(tolerance, 5e-4), most=60) for name in names
+            iterate(coarse, State(*STARTS[name], name), alpha, ridge, tolerance=max(tolerance, 5e-4), most=60)
+            for name in names
         ]
         energies = {state.start: state.loss for state in tried}
         begin = choose(tried)
@@ -428,6 +432,6 @@ def _words(found: State) -> list[str]:
         words.append(f"not converged after {found.iterations} iterations (last change {found.residual:.1e})")
     if found.jump > JUMP_LIMIT:
         words.append(
-            f"jump {found.jump:.2f} is above {JUMP_LIMIT}: replica symmetry is doubtful near and below the recovery threshold"
+            f"jump {found.jump:.2f} is above {JUMP_LIMIT}: near the recovery threshold replica symmetry is doubtful"
         )
     return words

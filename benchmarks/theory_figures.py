@@ -61,7 +61,10 @@ def table(entries: list[dict[str, Any]], facts: dict[str, Any]) -> str:
             continue
         lines += [f"## {item.title}", "", item.words, ""]
         ys = [y for y in (*item.ys, *(("alignment",) if item.x == "alignment" else ())) if y != "jump"]
-        lines += [f"| line | {mine[0]['over']} | d, seeds | " + " | ".join(ys) + " | flags |", "|---" * (len(ys) + 4) + "|"]
+        lines += [
+            f"| line | {mine[0]['over']} | d, seeds | " + " | ".join(ys) + " | flags |",
+            "|---" * (len(ys) + 4) + "|",
+        ]
         for entry in mine:
             point = SimulationPoint.from_dict(entry["point"])
             rows, words = compare(point)
@@ -85,7 +88,9 @@ def table(entries: list[dict[str, Any]], facts: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder that keeps each simulation")
-    parser.add_argument("--slice", type=float, default=float("inf"), help="seconds after which to stop before the next one")
+    parser.add_argument(
+        "--slice", type=float, default=float("inf"), help="seconds after which to stop before the next one"
+    )
     parser.add_argument("--only", nargs="+", help="presets")
     parser.add_argument("--write", action="store_true", help=f"write {SHIPPED.name} and {TABLE.name}")
     options = parser.parse_args()

@@ -159,7 +159,9 @@ def matching_points(path: Path | None, setting: Mapping[str, Any], free: Sequenc
 
     found, odd = [], ""
     for row in points_table(load_points(path)):
-        wrong = [name for name in _MATCHED if name in row and name not in free and not _same(row[name], setting.get(name))]
+        wrong = [
+            name for name in _MATCHED if name in row and name not in free and not _same(row[name], setting.get(name))
+        ]
         if wrong:
             odd = f"{wrong[0]} is {row[wrong[0]]} there and {setting.get(wrong[0])} here"
         else:

@@ -15,7 +15,8 @@ Kappa0 = Annotated[float, typer.Option(help="Rank of the target matrix over d.",
 Noise = Annotated[float, typer.Option(help="Label noise, Delta.", rich_help_panel=_FIRST)]
 Ridge = Annotated[float, typer.Option(help="Pre-training ridge, lambda.", rich_help_panel=_FIRST)]
 RidgeOrBest = Annotated[
-    str, typer.Option(metavar="FLOAT|best", help="Pre-training ridge lambda; best: of least noise.", rich_help_panel=_FIRST)
+    str,
+    typer.Option(metavar="FLOAT|best", help="Pre-training ridge lambda; best: of least noise.", rich_help_panel=_FIRST),
 ]
 Penalty = Annotated[
     str, typer.Option(help="nuclear (factors with weight decay) or frobenius (plain ridge).", rich_help_panel=_FIRST)
@@ -25,7 +26,8 @@ AlphaFinetune = Annotated[
     float | None, typer.Option(help="Fine-tuning sequences over d (N'/d).", rich_help_panel=_SECOND)
 ]
 RidgeFinetune = Annotated[
-    str, typer.Option(metavar="FLOAT|best", help="LoRA ridge lambda'; best: of least test error.", rich_help_panel=_SECOND)
+    str,
+    typer.Option(metavar="FLOAT|best", help="LoRA ridge lambda'; best: of least test error.", rich_help_panel=_SECOND),
 ]
 Data = Annotated[
     str,
@@ -43,8 +45,15 @@ Samples = Annotated[
 ]
 Points = Annotated[
     Path | None,
-    typer.Option("--points", metavar="FILE", help="Simulations to draw on top (lorascope theory simulate).", rich_help_panel=_OUTPUT),
+    typer.Option(
+        "--points",
+        metavar="FILE",
+        help="Simulations to draw on top (lorascope theory simulate).",
+        rich_help_panel=_OUTPUT,
+    ),
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder for the page and the JSON.", rich_help_panel=_OUTPUT)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.", rich_help_panel=_OUTPUT)]
-Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Show progress bars.", rich_help_panel=_OUTPUT)]
+Progress = Annotated[
+    bool, typer.Option("--progress/--no-progress", help="Show progress bars.", rich_help_panel=_OUTPUT)
+]

@@ -79,8 +79,8 @@ def threshold_command(
 ) -> None:
     """How many fine-tuning sequences LoRA needs: from the first trace of the direction to a given alignment.
 
-    Weak recovery is the Bayes-optimal threshold: below it, nothing that starts blind finds the direction. Then comes a range in
-    which the equations are doubtful (flagged), and then the sample size of each target alignment.
+    Weak recovery is the Bayes-optimal threshold: below it, nothing that starts blind finds the direction. Then comes a
+    range in which the equations are doubtful (flagged), and then the sample size of each target alignment.
 
     Example: lorascope theory threshold --residual 0.7 --tokens 2
     """
@@ -89,9 +89,7 @@ def threshold_command(
 
     words: list[str] = []
     if residual is None:
-        first = setting_of(
-            alpha=alpha, tokens=tokens, kappa0=kappa0, noise=noise, ridge=ridge, penalty=penalty
-        ).first()
+        first = setting_of(alpha=alpha, tokens=tokens, kappa0=kappa0, noise=noise, ridge=ridge, penalty=penalty).first()
         residual, words = first.delta_eff, list(first.warnings)
     second = number_or_best("--ridge-finetune", ridge_finetune)
     found = thresholds(
@@ -287,7 +285,9 @@ def active_command(
     activation: options.Activation = "softmax",
     alpha_finetune: options.AlphaFinetune = 2.0,
     ridge_finetune: options.RidgeFinetune = "0.05",
-    fractions: Annotated[str, typer.Option(help="Shares of the pool that are labelled.")] = "0.05,0.1,0.2,0.35,0.5,0.75,1",
+    fractions: Annotated[
+        str, typer.Option(help="Shares of the pool that are labelled.")
+    ] = "0.05,0.1,0.2,0.35,0.5,0.75,1",
     choices: Annotated[str, typer.Option(help="Among uniform, smallest, largest.")] = "uniform,smallest,largest",
     samples: options.Samples = None,
     out: options.Out = None,
@@ -296,7 +296,8 @@ def active_command(
 ) -> None:
     """Which sequences of a pool to label for LoRA: any, or those with the smallest or largest frozen logits.
 
-    With softmax the smallest logits, where attention is undecided, are worth labelling; with linear attention it hardly matters.
+    With softmax the smallest logits, where attention is undecided, are worth labelling; with linear attention it hardly
+    matters.
 
     Example: lorascope theory active --fractions 0.05,0.1,0.3
     """
@@ -315,7 +316,9 @@ def active_command(
         ridge_finetune=ridge_finetune,
         samples=samples,
     )
-    found = select_active(setting, fractions=numbers("--fractions", fractions), choices=words(choices), progress=progress)
+    found = select_active(
+        setting, fractions=numbers("--fractions", fractions), choices=words(choices), progress=progress
+    )
     finish(
         found,
         name="active",

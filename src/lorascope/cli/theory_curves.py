@@ -32,7 +32,8 @@ def point_command(
     data: Annotated[
         str,
         typer.Option(
-            help="Kinds of data with commas between: fresh, reused, recalibrated, active.", rich_help_panel="Stage 2: LoRA"
+            help="Kinds of data with commas between: fresh, reused, recalibrated, active.",
+            rich_help_panel="Stage 2: LoRA",
         ),
     ] = "fresh,reused,recalibrated,active",
     fraction: options.Fraction = 0.1,

@@ -11,13 +11,16 @@ from lorascope.cli import _theory_options as options
 
 
 def figures_command(
-    out: Annotated[Path, typer.Option(help="Folder for theory.html and theory_figures.json.")] = Path("lorascope-theory"),
+    out: Annotated[Path, typer.Option(help="Folder for theory.html and theory_figures.json.")] = Path(
+        "lorascope-theory"
+    ),
     only: Annotated[str | None, typer.Option(help="Names of presets, with commas between; see --list.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the presets and stop.")] = False,
     count: Annotated[int, typer.Option(min=3, help="Points of a curve.")] = 25,
     samples: Annotated[int, typer.Option(help="Quasi-random points of stage 2, a power of two.")] = 2**12,
     points: Annotated[
-        Path | None, typer.Option(help="Simulations made by benchmarks/theory_figures.py, in place of those that come along.")
+        Path | None,
+        typer.Option(help="Simulations made by benchmarks/theory_figures.py, in place of those that come along."),
     ] = None,
     as_json: options.AsJson = False,
     progress: options.Progress = True,
@@ -40,8 +43,8 @@ def figures_command(
     from lorascope.report.page import write_page
     from lorascope.report.theory_figures import closing_section, preset_section
     from lorascope.theory._rows import flags
+    from lorascope.theory.prescriptions_threshold import weak_threshold
     from lorascope.theory.presets import PRESETS, preset, read_points, rows_of, stored_points
-    from lorascope.theory.prescriptions_threshold import weak_recovery
 
     console = Console()
     if list_:
@@ -57,7 +60,7 @@ def figures_command(
         rules = None
         if item.name == "samples":
             noise, tokens = item.lines[0].setting["noise"], item.lines[0].setting["tokens"]
-            rules = {"weak recovery (Bayes)": weak_recovery(tokens=tokens, noise=noise)[0]}
+            rules = {"weak recovery (Bayes)": weak_threshold(tokens=tokens, noise=noise)[0]}
         marks = known.get(item.name, {})
         sections.append(
             preset_section(
@@ -80,7 +83,7 @@ def figures_command(
         out / "theory.html",
         [*sections, closing_section()],
         title="The solvable theory of LoRA, with simulations",
-        headline="Curves of the theory for high dimensions, and the same model simulated at finite d. The simulations are ours.",
+        headline="Curves of the theory for high dimensions, and the same model simulated at finite d; both are ours.",
         provenance={key: facts[key] for key in ("created", "versions", "machine")},
     )
     if as_json:

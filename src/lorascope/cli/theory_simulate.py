@@ -60,7 +60,9 @@ def simulate_command(
     ] = "exact",
     factors: Annotated[
         str,
-        typer.Option(help="Adam: lora (B A, B starts at zero) or tied (W W^T, the theory's).", rich_help_panel=_TRAINING),
+        typer.Option(
+            help="Adam: lora (B A, B starts at zero) or tied (W W^T, the theory's).", rich_help_panel=_TRAINING
+        ),
     ] = "lora",
     rate: Annotated[float, typer.Option(help="Adam: learning rate.", rich_help_panel=_TRAINING)] = 0.05,
     steps: Annotated[int, typer.Option(help="Adam: updates of each stage.", rich_help_panel=_TRAINING)] = 1000,
@@ -76,15 +78,16 @@ def simulate_command(
     device: Annotated[str, typer.Option(help="cpu or cuda.", rich_help_panel=_TRAINING)] = "cpu",
     dtype: Annotated[str, typer.Option(help="float64 or float32.", rich_help_panel=_TRAINING)] = "float64",
     out: Annotated[
-        Path | None, typer.Option(help="Folder for simulation.json (for --points) and simulation.csv.", rich_help_panel="Output")
+        Path | None,
+        typer.Option(help="Folder for simulation.json (for --points) and simulation.csv.", rich_help_panel="Output"),
     ] = None,
     as_json: options.AsJson = False,
     progress: options.Progress = True,
 ) -> None:
     """Simulate the model at finite d, and set each number beside the theory's.
 
-    A deviation counts as fine up to three standard errors plus 3.4/d, the leading effect of a finite d. With --optimiser adam
-    both stages are trained as in practice, which shows where practice leaves the theory.
+    A deviation counts as fine up to three standard errors plus 3.4/d, the leading effect of a finite d. With --optimiser
+    adam both stages are trained as in practice, which shows where practice leaves the theory.
 
     Example: lorascope theory simulate --dim 100 --seeds 8 --over ridge --values 0.01,0.1,0.4 --out points
     """

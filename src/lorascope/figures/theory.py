@@ -119,8 +119,8 @@ def theory_curves_info(
             result (such as ``alignment``), the curve runs in the order of the rows.
         x: Quantity of the horizontal axis.
         y: Quantity of the vertical axis.
-        points: Name of a curve -> simulations as `lorascope.theory.points.points_table` gives them: ``y``, ``y_se``, ``dim``,
-            ``seeds`` and ``x``, with ``x_se`` if x is simulated too.
+        points: Name of a curve -> simulations as `lorascope.theory.points.points_table` gives them: ``y``, ``y_se``,
+            ``dim``, ``seeds`` and ``x``, with ``x_se`` if x is simulated too.
         rules: Label -> place of a vertical line; None is left out.
         floors: Label -> height of a horizontal line; None is left out.
         log_y: Whether the vertical axis is logarithmic.
@@ -133,7 +133,7 @@ def theory_curves_info(
         InputError: No curve has both quantities.
 
     Example:
-        >>> rows = [{"ridge": 0.1, "test_error": 0.5, "warnings": []}, {"ridge": 0.01, "test_error": 0.7, "warnings": ["odd"]}]
+        >>> rows = [{"ridge": 0.1, "test_error": 0.5}, {"ridge": 0.01, "test_error": 0.7, "warnings": ["odd"]}]
         >>> info = theory_curves_info({"fresh": rows}, "ridge", "test_error")
         >>> info.lines[0].x, info.lines[0].notes
         ((0.01, 0.1), ('odd', ''))
@@ -265,7 +265,7 @@ def _ticks(values: Sequence[float]) -> str:
 
 def _runs(notes: Sequence[str]) -> list[tuple[bool, int, int]]:
     """Stretches with and without a warning; a flagged one reaches to its neighbours, so that the line has no gap."""
-    found = []
+    found: list[tuple[bool, int, int]] = []
     start = 0
     for flagged, group in itertools.groupby(bool(note) for note in notes):
         stop = start + len(list(group))

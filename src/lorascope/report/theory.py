@@ -14,12 +14,12 @@ from lorascope.report.text import listing, show
 
 Row = Mapping[str, Any]
 READING = (
-    "Lines are the theory's limit of large d, dotted where a warning stands against them. Open marks are simulations at the d "
-    "they name, with one standard error over seeds; at finite d they lie off the limit by about 3.4 / d and more."
+    "Lines are the theory's limit of large d, dotted where a warning stands against them. Open marks are simulations at the "
+    "d they name, with one standard error over seeds; at finite d they lie off the limit by about 3.4 / d and more."
 )
 SOURCE = (
-    "The model is that of arXiv 2606.05899. Its body was not available to us: the equations are our own derivation in the same "
-    "setting, checked against simulation, and the axes of these figures are our choice."
+    "The model is that of arXiv 2606.05899. Its body was not available to us: the equations are our own derivation in the "
+    "same setting, checked against simulation, and the axes of these figures are our choice."
 )
 FIRST = ("delta_eff", "delta_reuse", "delta_recalibrated", "Q", "M")
 SECOND = ("alignment", "test_error", "jump")
@@ -39,7 +39,9 @@ def theory_sections(result: Mapping[str, Any], points: Sequence[Row] = ()) -> li
     body = _BODIES[kind](result, points)
     flags = Section("flags", "What stands against these numbers", points=tuple(result["warnings"]))
     if not result["warnings"]:
-        flags = Section("flags", "What stands against these numbers", ("No warning: every point is within the regime.",))
+        flags = Section(
+            "flags", "What stands against these numbers", ("No warning: every point is within the regime.",)
+        )
     return [*body, flags, Section("source", "Where this comes from", (READING, SOURCE))]
 
 
@@ -67,7 +69,10 @@ def curve_figures(
             info = theory_curves_info(curves, x, y, points=points, **more)
             name = info.y_label[:1].upper() + info.y_label[1:]
             ends = "; ".join(_span(line.name, line.y) for line in info.lines) if len(info.lines) < 5 else ""
-            figures[name] = (plot_theory_curves(info), " ".join(filter(None, (f"{name}: {ends}." if ends else "", caption))))
+            figures[name] = (
+                plot_theory_curves(info),
+                " ".join(filter(None, (f"{name}: {ends}." if ends else "", caption))),
+            )
     return figures
 
 
@@ -87,7 +92,14 @@ def _setting(result: Mapping[str, Any], without: Sequence[str] = ()) -> str:
     """The setting as a sentence."""
     values = dict(result.get("setting") or result)
     names = ("tokens", "alpha", "kappa0", "noise", "ridge", "penalty", "activation", "alpha_finetune", "ridge_finetune")
-    words = {"alpha": "N/d²", "alpha_finetune": "N′/d", "ridge_finetune": "λ′", "ridge": "λ", "noise": "Δ", "kappa0": "κ₀"}
+    words = {
+        "alpha": "N/d²",
+        "alpha_finetune": "N′/d",
+        "ridge_finetune": "λ′",
+        "ridge": "λ",
+        "noise": "Δ",
+        "kappa0": "κ₀",
+    }
     words |= {"tokens": "T"}
     parts = []
     for name in names:
@@ -140,7 +152,9 @@ def _curve_headline(result: Mapping[str, Any]) -> str:
     if not good:
         return f"Every point along {LABELS.get(over, over)} has a warning."
     best = min(good, key=lambda row: row[name])
-    return f"The lowest {LABELS[name]} along {LABELS.get(over, over)} is {show(best[name], 3)}, at {show(best[over], 3)}."
+    return (
+        f"The lowest {LABELS[name]} along {LABELS.get(over, over)} is {show(best[name], 3)}, at {show(best[over], 3)}."
+    )
 
 
 def _regularisation(result: Mapping[str, Any], points: Sequence[Row]) -> list[Section]:
@@ -152,10 +166,14 @@ def _regularisation(result: Mapping[str, Any], points: Sequence[Row]) -> list[Se
     figures = curve_figures(
         {result["penalty"]: result["rows"]}, "ridge", ["delta_eff"], points=marks, rules=rules, floors=floors
     )
-    figures |= curve_figures({result["penalty"]: result["rows"]}, "ridge", ["delta_reuse", "delta_recalibrated"], points=marks)
+    figures |= curve_figures(
+        {result["penalty"]: result["rows"]}, "ridge", ["delta_reuse", "delta_recalibrated"], points=marks
+    )
     return [
         Section("ridge", "How strongly to regularise pre-training", (_setting(result),), figures=figures),
-        Section("numbers", "Every ridge", tables=(rows_table(result["rows"], ("ridge", *FIRST), "Stage 1 along lambda"),)),
+        Section(
+            "numbers", "Every ridge", tables=(rows_table(result["rows"], ("ridge", *FIRST), "Stage 1 along lambda"),)
+        ),
     ]
 
 
@@ -206,9 +224,17 @@ def _mismatch(result: Mapping[str, Any], points: Sequence[Row]) -> list[Section]
         "Each curve runs along the pre-training ridge; point at it to see the ridge. Good is low and to the right.",
     )
     figures |= curve_figures(curves, "ridge", ["test_error", "alignment"], points=marks)
-    rows = [{"data": kind, "best for": aim, **row} for kind, aims in result["best"].items() for aim, row in aims.items()]
-    table = rows_table(rows, ("data", "best for", "ridge", "alignment", "test_error"), "The ridge that is best for each aim")
-    return [Section("map", "Test error against alignment", (_setting(result, ("ridge",)),), tables=(table,), figures=figures)]
+    rows = [
+        {"data": kind, "best for": aim, **row} for kind, aims in result["best"].items() for aim, row in aims.items()
+    ]
+    table = rows_table(
+        rows, ("data", "best for", "ridge", "alignment", "test_error"), "The ridge that is best for each aim"
+    )
+    return [
+        Section(
+            "map", "Test error against alignment", (_setting(result, ("ridge",)),), tables=(table,), figures=figures
+        )
+    ]
 
 
 def _mismatch_headline(result: Mapping[str, Any]) -> str:
@@ -236,7 +262,10 @@ def _budget(result: Mapping[str, Any], points: Sequence[Row]) -> list[Section]:
     )
     columns = ("share", "alpha", "alpha_finetune", "ridge", "ridge_finetune", *SECOND, "delta_eff")
     table = rows_table(result["rows"], columns, "Every split")
-    return [Section("split", "Where the labels go", (words,), figures=figures), Section("numbers", "Splits", tables=(table,))]
+    return [
+        Section("split", "Where the labels go", (words,), figures=figures),
+        Section("numbers", "Splits", tables=(table,)),
+    ]
 
 
 def _budget_headline(result: Mapping[str, Any]) -> str:
@@ -286,10 +315,13 @@ def _selection_headline(result: Mapping[str, Any]) -> str:
 def _thresholds(result: Mapping[str, Any], points: Sequence[Row]) -> list[Section]:
     rules = {"weak recovery (Bayes)": result["weak"], "trusted from": result["trusted"]}
     marks = {"theory": points} if points else None
-    figures = curve_figures({"theory": result["rows"]}, "alpha_finetune", ["alignment", "jump"], points=marks, rules=rules)
+    figures = curve_figures(
+        {"theory": result["rows"]}, "alpha_finetune", ["alignment", "jump"], points=marks, rules=rules
+    )
     head = ("Alignment", "N′ / d", "Flags")
     body = tuple(
-        (f"{row['alignment']:g}", show(row["alpha_finetune"], 3), "; ".join(row["warnings"])) for row in result["reached"]
+        (f"{row['alignment']:g}", show(row["alpha_finetune"], 3), "; ".join(row["warnings"]))
+        for row in result["reached"]
     )
     ridge = "best at each point" if result["ridge"] is None else f"{result['ridge']:g}"
     words = f"Setting: T {result['tokens']}, residual noise {show(result['noise'], 3)}, λ′ {ridge}."

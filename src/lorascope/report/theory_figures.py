@@ -37,7 +37,11 @@ def preset_section(
         rules: Label -> place of a vertical line.
     """
     drawn = {line: rows for line, rows in curves.items() if rows}
-    tag = "ridge" if x not in ("ridge", "alpha_finetune") and any("ridge" in row for r in drawn.values() for row in r) else None
+    tag = (
+        "ridge"
+        if x not in ("ridge", "alpha_finetune") and any("ridge" in row for r in drawn.values() for row in r)
+        else None
+    )
     figures = {}
     for y in ys:
         if not any(y in row for rows in drawn.values() for row in rows):

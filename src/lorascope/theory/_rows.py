@@ -186,7 +186,7 @@ def logarithmic(low: float | int, high: float | int, count: int) -> list[float]:
         InputError: The ends are not positive and rising, or there are fewer than two points.
 
     Example:
-        >>> logarithmic(0.01, 1.0, 3)
+        >>> [round(value, 9) for value in logarithmic(0.01, 1.0, 3)]
         [0.01, 0.1, 1.0]
     """
     if not (math.isfinite(low) and math.isfinite(high) and 0 < low < high):

@@ -10,7 +10,7 @@ from lorascope.theory.prescriptions_pretraining import (
     recalibrate,
     regularise,
 )
-from lorascope.theory.prescriptions_threshold import Thresholds, thresholds, weak_recovery
+from lorascope.theory.prescriptions_threshold import Thresholds, thresholds, weak_threshold
 
 __all__ = [
     "Budget",
@@ -31,5 +31,5 @@ __all__ = [
     "select_active",
     "split_budget",
     "thresholds",
-    "weak_recovery",
+    "weak_threshold",
 ]

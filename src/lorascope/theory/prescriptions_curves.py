@@ -69,8 +69,8 @@ class Mismatch(Record):
     Attributes:
         setting: What is held fixed.
         rows: One row a kind of data and ridge, under ``data``.
-        best: Kind of data -> ``alignment`` (the row with the highest one) and ``test_error`` (with the lowest one), among rows
-            without warnings where there are any.
+        best: Kind of data -> ``alignment`` (the row with the highest one) and ``test_error`` (with the lowest one), among
+            rows without warnings where there are any.
         differ: Kind of data -> whether those ridges differ by more than a factor 2 and the ridge that is best for alignment
             costs more than 5 % of the test error.
         warnings: Why some numbers are not to be trusted.
@@ -147,14 +147,16 @@ def curve(setting: Setting, over: str, values: Sequence[float | int], *, progres
     Example:
         >>> asked = Setting(alpha=0.3, tokens=2, kappa0=0.5, noise=0.5, ridge=0.03)
         >>> [round(row["delta_eff"], 2) for row in curve(asked, "alpha", [0.1, 0.3, 1.0]).rows]
-        [1.18, 0.47, 0.29]
+        [0.82, 0.4, 0.29]
     """
     if over not in AXES:
         raise unknown_name("over", over, AXES)
     if not values:
         raise InputError("values is empty: give at least one value of the curve")
     if over in SECOND_AXES and setting.alpha_finetune is None:
-        raise InputError(f"a curve over {over} is one of stage 2: give alpha_finetune, the number of its sequences over d")
+        raise InputError(
+            f"a curve over {over} is one of stage 2: give alpha_finetune, the number of its sequences over d"
+        )
     places = sorted({float(value) for value in values}, reverse=True)
     if over in SECOND_AXES:
         rows = _second_only(setting, over, places, progress)
@@ -218,4 +220,3 @@ def mismatch(
         ratio = max(aligned["ridge"], precise["ridge"]) / max(min(aligned["ridge"], precise["ridge"]), 1e-12)
         differ[kind] = ratio > DIFFER_RIDGE and aligned["test_error"] > (1 + DIFFER_ERROR) * precise["test_error"]
     return Mismatch(setting=asdict(setting), rows=rows, best=best, differ=differ, warnings=flags(rows))
-

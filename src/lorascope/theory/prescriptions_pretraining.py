@@ -9,7 +9,7 @@ from typing import ClassVar
 from scipy import optimize
 
 from lorascope.core.errors import unknown_name
-from lorascope.theory._record import ACTIVATIONS, PENALTIES, Record, above_zero, at_least_zero, check_tokens
+from lorascope.theory._record import PENALTIES, Record, above_zero, at_least_zero, check_tokens
 from lorascope.theory._rows import Row, Setting, along, flags, logarithmic, row_of
 from lorascope.theory.pretraining import Pretrained, bayes_floor, largest_root, pretrain
 from lorascope.theory.spectrum import Spectrum
@@ -134,14 +134,13 @@ def best_pretraining(
     at_least_zero(noise=noise)
     if penalty not in PENALTIES:
         raise unknown_name("penalty", penalty, PENALTIES)
-    common = {"alpha": alpha, "tokens": tokens, "kappa0": kappa0, "noise": noise}
     if activation != "linear":
         return _searched(alpha, tokens, kappa0, noise, penalty, activation)
     if penalty == "frobenius":
         ridge = max(noise / (tokens**2 * (1 + kappa0)), 1e-9)
     else:
         ridge = _best_nuclear(float(alpha), tokens, float(kappa0), float(noise))
-    return pretrain(**common, ridge=ridge, penalty=penalty)
+    return pretrain(alpha=alpha, tokens=tokens, kappa0=kappa0, noise=noise, ridge=ridge, penalty=penalty)
 
 
 def _best_nuclear(alpha: float, tokens: int, kappa0: float, noise: float) -> float:

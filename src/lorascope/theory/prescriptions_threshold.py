@@ -56,7 +56,7 @@ class Thresholds(Record):
     kind: ClassVar[str] = "thresholds"
 
 
-def weak_recovery(
+def weak_threshold(
     *, tokens: int, noise: float | int, samples: int = 2**13, seed: int = 0, nodes: int = 100
 ) -> tuple[float, float]:
     r"""The Bayes threshold of weak recovery of stage 2, and its standard error.
@@ -71,7 +71,8 @@ def weak_recovery(
     .. math:: E[\chi_i^2|y] = \frac{E_g\, e^{-igc/\sqrt{2D_n}} \prod_j k_j^{-1/2} / k_i}
               {E_g\, e^{-igc/\sqrt{2D_n}} \prod_j k_j^{-1/2}}, \qquad k_j = 1 + (c - a_j)/D_n - i g \sqrt{2/D_n},
 
-    where c solves :math:`c = \sum_j 1/(1 + (c - a_j)/D_n)`, which makes g = 0 the saddle point.
+    where c solves :math:`c = \sum_j 1/(1 + (c - a_j)/D_n)`, which makes g = 0 the saddle point. This holds for any T;
+    `lorascope.theory.weak_recovery` sums the same posterior on a grid for T up to 3, and is an independent check.
 
     Args:
         tokens: T.
@@ -87,8 +88,8 @@ def weak_recovery(
         InputError: A value is out of range.
 
     Example:
-        >>> round(weak_recovery(tokens=2, noise=0.7, samples=2048)[0], 2)
-        0.24
+        >>> round(weak_threshold(tokens=2, noise=0.7, samples=2048)[0], 2)
+        0.22
     """
     check_tokens(tokens)
     above_zero(noise=noise)
@@ -99,14 +100,14 @@ def weak_recovery(
         z = sobol_normals(tokens + tokens * (tokens + 1) // 2, count, seed + index)
         chi = z[:, :tokens]
         a = chi[:, :, None] * chi[:, None, :] + math.sqrt(noise) * symmetric(z[:, tokens:], tokens)
-        second = posterior_squares(np.linalg.eigvalsh(a), float(noise), nodes)
+        second = posterior_squares(np.linalg.eigvalsh(a).astype(np.float64), float(noise), nodes)
         parts.append(float(((second - 1) ** 2).sum(1).mean()))
     mean = float(np.mean(parts))
     return 1 / mean, float(np.std(parts, ddof=1) / math.sqrt(8)) / mean**2
 
 
 def posterior_squares(a: Array, noise: float, nodes: int = 100) -> Array:
-    """E[chi_i^2 | y] in the eigenbasis of I + y with eigenvalues ``a`` of (n, T); see `weak_recovery`."""
+    """E[chi_i^2 | y] in the eigenbasis of I + y with eigenvalues ``a`` of (n, T); see `weak_threshold`."""
     tokens = a.shape[1]
     low = a.max(1) - noise
     below, above = np.maximum(low, 0.0) + 1e-14, np.maximum(low, 0.0) + tokens * (1 + noise) + 1.0
@@ -169,7 +170,7 @@ def thresholds(
     for target in targets:
         if not 0 < target < 1:
             raise InputError(f"target {target} must be an alignment between 0 and 1")
-    weak, weak_error = weak_recovery(tokens=tokens, noise=noise)
+    weak, weak_error = weak_threshold(tokens=tokens, noise=noise)
     at_least_zero(highest=highest)
     start = weak if lowest is None else float(lowest)
     places = logarithmic(start, highest, points)

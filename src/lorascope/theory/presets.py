@@ -81,7 +81,7 @@ _SOFT = {"alpha": 0.5, "tokens": 2, "kappa0": 0.5, "noise": 0.0, "ridge": 0.03, 
 _SOFT |= {"alpha_finetune": 2.0, "ridge_finetune": 0.05}
 _BUDGET = {**_FIRST, "budget": 0.3, "ridge_finetune": 0.5, "data": "fresh"}
 _D120 = {"dim": 120, "seeds": 6}
-_D200 = {"dim": 200, "seeds": 4}
+_D160 = {"dim": 160, "seeds": 4}
 
 PRESETS: tuple[Preset, ...] = (
     Preset(
@@ -127,8 +127,8 @@ PRESETS: tuple[Preset, ...] = (
     Preset(
         name="article-reused",
         title="T = 2: reused sequences along the pre-training ridge",
-        words="The article's setting: T = 2, Δ = κ₀ = 0.5, N/d² = 0.2, N′/d = 3, fine-tuned on sequences of pre-training; fresh "
-        "ones beside it. At d = 200 7.5 % of the sequences are reused, above the 5 % up to which the equations are meant.",
+        words="The article's setting: T = 2, Δ = κ₀ = 0.5, N/d² = 0.2, N′/d = 3, fine-tuned on sequences of pre-training; "
+        "fresh ones beside it. At d = 160 9.4 % of the sequences are reused, above the 5 % up to which the equations are meant.",
         lines=tuple(
             Line(
                 name=f"{data}, λ′ = {ridge:g}",
@@ -137,7 +137,7 @@ PRESETS: tuple[Preset, ...] = (
                 low=0.003,
                 high=1.0,
                 simulated=(0.01, 0.03, 0.1, 0.3),
-                options=_D200,
+                options=_D160,
             )
             for data, ridge in (("reused", 0.05), ("reused", 0.5), ("reused", 1.0), ("fresh", 0.5))
         ),
@@ -158,7 +158,7 @@ PRESETS: tuple[Preset, ...] = (
                 low=0.003,
                 high=1.0,
                 simulated=(0.01, 0.05, 0.1, 0.4),
-                options=_D200,
+                options=_D160,
             )
             for data in ("reused", "fresh")
         ),
@@ -241,8 +241,9 @@ PRESETS: tuple[Preset, ...] = (
     Preset(
         name="practice",
         title="Where training in practice leaves the theory",
-        words="The same problem trained by Adam from a random start. Tied factors W Wᵀ reach the theory's solution. LoRA as "
-        "PEFT has it, B A with B = 0 at the start, may become asymmetric: it fits the noise better and finds a worse update.",
+        words="The same problem trained by Adam from a random start, with tied factors W Wᵀ, which the theory describes, and "
+        "with LoRA as PEFT has it: B A with B = 0 at the start. B A may become asymmetric, which no target asks for: it "
+        "fits the noise better and finds a worse update.",
         lines=(
             Line(
                 name="theory",
@@ -334,7 +335,7 @@ def preset(name: str) -> Preset:
 
 
 def at(line: Line, value: float | int, dim: int = 100) -> dict[str, Any]:
-    """The arguments of a line at a value of what runs; a share of the budget becomes alpha, alpha_finetune and the best ridge."""
+    """The arguments of a line at a value; a share of the budget becomes alpha, alpha_finetune and the best ridge."""
     given = dict(line.setting)
     if line.over != "share":
         name = "alpha" if line.stage == "finetune" and line.over == "alpha_finetune" else line.over
@@ -365,7 +366,9 @@ def rows_of(line: Line, *, count: int = 25, samples: int | None = None, progress
         return _finetuning(line, values, samples)
     if line.over == "share":
         asked = [Setting(**at(line, value, dim), samples=samples) for value in values]
-        return [{"share": value, **row} for value, (_, row) in zip(values, along(asked, line.name, progress), strict=True)]
+        return [
+            {"share": value, **row} for value, (_, row) in zip(values, along(asked, line.name, progress), strict=True)
+        ]
     setting = Setting(**{"ridge": 0.1, **line.setting}, samples=samples)
     return curve(setting, line.over, values, progress=progress).rows
 
@@ -395,7 +398,7 @@ def stored_points() -> dict[str, dict[str, list[Row]]]:
 def read_points(values: Any) -> dict[str, dict[str, list[Row]]]:
     """Simulations by preset and line, with the value of what runs under its own name."""
     if not isinstance(values, Mapping) or values.get("schema_version") != SCHEMA_VERSION:
-        raise DataError(f"no preset points of schema_version {SCHEMA_VERSION}: make them by benchmarks/theory_figures.py")
+        raise DataError(f"no preset points of schema_version {SCHEMA_VERSION}: use benchmarks/theory_figures.py")
     found: dict[str, dict[str, list[Row]]] = {}
     for entry in values["points"]:
         point = SimulationPoint.from_dict(entry["point"])

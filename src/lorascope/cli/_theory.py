@@ -123,26 +123,69 @@ def finish(
 
 
 def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str, *, most: int = 15) -> Any:
-    """A table for the terminal: at most some of the rows, evenly spaced, with a mark on flagged ones."""
+    """A table for the terminal: at most some of the rows, evenly spaced, with a mark on flagged ones.
+
+    Columns that no row has are left out, and so are settings that are the same in all of several rows.
+    """
+    from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    from lorascope.cli._console import number
-
-    table = Table(title=escape(title), title_justify="left", header_style="bold")
+    table = Table(
+        title=escape(title),
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1),
+    )
     kept = [column for column in columns if any(column in row for row in rows)]
+    if len(rows) > 1:
+        same = [column for column in kept if column in _QUIET and len({row.get(column) for row in rows}) == 1]
+        kept = [column for column in kept if column not in same]
     for column in kept:
-        table.add_column(column, justify="right" if column not in ("data", "choice", "case") else "left", no_wrap=True)
-    table.add_column("flag", justify="center")
+        words = isinstance(rows[0].get(column), str)
+        table.add_column(
+            _HEADS.get(column, column.replace("_", " ")),
+            justify="left" if words else "right",
+            min_width=12 if words else 5,
+        )
+    table.add_column("flag", justify="center", min_width=4)
     shown = list(rows)
     if len(shown) > most:
         shown = [shown[round(index * (len(shown) - 1) / (most - 1))] for index in range(most)]
         table.caption = f"{most} of {len(rows)} points; --json or --out has all of them"
     for row in shown:
-        cells = [row.get(column) for column in kept]
-        texts = [cell if isinstance(cell, str) else number(cell) for cell in cells]
-        table.add_row(*map(escape, texts), "[yellow]![/yellow]" if row.get("warnings") else "")
+        table.add_row(
+            *(escape(_cell(column, row.get(column))) for column in kept),
+            "[yellow]![/yellow]" if row.get("warnings") else "",
+        )
     return table
+
+
+_HEADS = {
+    "alpha": "N/d²",
+    "alpha_finetune": "N'/d",
+    "delta_eff": "noise, fresh",
+    "delta_recalibrated": "noise, times M/Q",
+    "delta_reuse": "noise, reused",
+    "noise_finetune": "residual noise",
+    "rank_fraction": "rank over d",
+    "ridge": "lambda",
+    "ridge_finetune": "lambda'",
+}
+_QUIET = ("ridge", "ridge_finetune", "delta_eff", "delta_reuse", "alpha", "alpha_finetune", "noise_finetune")
+
+
+def _cell(column: str, value: Any) -> str:
+    """Three significant digits; alignments, which are close to 1, have four decimals."""
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    if column == "alignment":
+        return f"{value:.4f}"
+    return f"{value:.3g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.0e}"
 
 
 def matching_points(path: Path | None, setting: Mapping[str, Any], free: Sequence[str]) -> list[dict[str, Any]]:

@@ -65,7 +65,7 @@ def point_command(
     )
     found = point(setting, words(data))
     rows = [{"data": kind, **row, "noise_finetune": row["noise"]} for kind, row in found.finetuned.items()]
-    columns = ("data", "alignment", "test_error", "train_loss", "m", "q", "jump", "noise_finetune")
+    columns = ("data", "alignment", "test_error", "train_loss", "jump", "noise_finetune")
     finish(found, name="point", title="LoRA on each kind of data", rows=rows, columns=columns, out=out, as_json=as_json)
 
 

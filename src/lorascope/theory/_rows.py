@@ -20,6 +20,8 @@ FIRST = ("Q", "M", "k", "delta_eff", "delta_reuse", "delta_recalibrated", "beta"
 SECOND = ("m", "q", "alignment", "test_error", "train_loss", "jump")
 SEARCH_SAMPLES = 2**11
 """Quasi-random points while a best ridge is looked for; the result is computed with all of them."""
+LOST = 0.3
+"""Alignment below which the update counts as lost, where only a penalty that is too large keeps the equations regular."""
 RIDGES = (1e-3, 30.0)
 """Range in which the best lambda' is looked for."""
 
@@ -157,8 +159,15 @@ def row_of(first: Pretrained, second: FineTuned | None = None, **more: Any) -> R
         return {**row, "converged": first.converged, "warnings": list(first.warnings)}
     row |= {"ridge_finetune": second.ridge, **{name: getattr(second, name) for name in SECOND}}
     row["noise_finetune"] = second.noise
-    words = [f"stage 1: {word}" for word in first.warnings] + list(second.warnings)
+    words = [f"stage 1: {word}" for word in first.warnings] + list(second.warnings) + lost(second)
     return {**row, "converged": first.converged and second.converged, "warnings": list(dict.fromkeys(words))}
+
+
+def lost(found: FineTuned) -> list[str]:
+    """A warning where stage 2 is converged and regular but has hardly found the direction."""
+    if found.alignment >= LOST or found.warnings:
+        return []
+    return [f"hardly anything of the direction is found (alignment {found.alignment:.2f}): below or near recovery"]
 
 
 def along(settings: Iterable[Setting], label: str, progress: bool) -> Iterator[tuple[Setting, Row]]:
@@ -213,6 +222,7 @@ def _kind(word: str) -> str:
         "jump ": "jump is above 0.2: replica symmetry is doubtful near and below the recovery threshold",
         "not converged": "not converged",
         "pre-training collapsed": "pre-training collapsed: lower ridge",
+        "hardly anything of the direction": "hardly anything of the direction is found: below or near recovery",
         "the training data are interpolated": "the training data are interpolated: no numbers on reused data",
     }
     prefix = "stage 1: " if word.startswith("stage 1: ") else ""

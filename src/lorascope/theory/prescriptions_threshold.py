@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lorascope.core.errors import InputError
 from lorascope.theory._prox import sobol_normals, symmetric
 from lorascope.theory._record import JUMP_LIMIT, Record, above_zero, at_least_zero, check_samples, check_tokens
-from lorascope.theory._rows import SECOND, Row, best_ridge, flags, logarithmic
+from lorascope.theory._rows import SECOND, Row, best_ridge, flags, logarithmic, lost
 from lorascope.theory.finetuning import FineTuned, finetune
 
 Array = NDArray[np.float64]
@@ -215,7 +215,7 @@ def _solve(
 def _row(found: FineTuned) -> Row:
     row: dict[str, Any] = {"alpha_finetune": found.alpha, "ridge_finetune": found.ridge}
     row |= {name: getattr(found, name) for name in SECOND}
-    return {**row, "converged": found.converged, "warnings": list(found.warnings)}
+    return {**row, "converged": found.converged, "warnings": [*found.warnings, *lost(found)]}
 
 
 def _reached(target: float, rows: Sequence[Row]) -> Row:

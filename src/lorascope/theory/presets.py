@@ -128,7 +128,7 @@ PRESETS: tuple[Preset, ...] = (
         name="article-reused",
         title="T = 2: reused sequences along the pre-training ridge",
         words="The article's setting: T = 2, Δ = κ₀ = 0.5, N/d² = 0.2, N′/d = 3, fine-tuned on sequences of pre-training; "
-        "fresh ones beside it. At d = 160 9.4 % of the sequences are reused, above the 5 % up to which the equations are meant.",
+        "fresh ones beside it. At d = 160 the share of reused sequences is 9.4 %; the equations are meant for up to 5 %.",
         lines=tuple(
             Line(
                 name=f"{data}, λ′ = {ridge:g}",
@@ -207,8 +207,8 @@ PRESETS: tuple[Preset, ...] = (
     Preset(
         name="samples",
         title="How many fine-tuning sequences, and from which start",
-        words="LoRA on a residual of noise 0.7, T = 2, λ′ = 0.5. The theory describes the informed solution; a descent from a "
-        "random start is trapped where data are few, one from the spectral start is not, or less.",
+        words="LoRA on a residual of noise 0.7, T = 2, λ′ = 0.5. The theory describes the informed solution; a descent from "
+        "a random start is trapped where data are few, one from the spectral start is not, or less.",
         lines=(
             Line(
                 name="informed",
@@ -241,8 +241,8 @@ PRESETS: tuple[Preset, ...] = (
     Preset(
         name="practice",
         title="Where training in practice leaves the theory",
-        words="The same problem trained by Adam from a random start, with tied factors W Wᵀ, which the theory describes, and "
-        "with LoRA as PEFT has it: B A with B = 0 at the start. B A may become asymmetric, which no target asks for: it "
+        words="The same problem trained by Adam from a random start, with tied factors W Wᵀ, which the theory describes, "
+        "and with LoRA as PEFT has it: B A with B = 0 at the start. B A may become asymmetric, which no target asks for: it "
         "fits the noise better and finds a worse update.",
         lines=(
             Line(
@@ -294,8 +294,8 @@ PRESETS: tuple[Preset, ...] = (
     Preset(
         name="active",
         title="Which sequences to label",
-        words="Softmax with two tokens: the sequences with the smallest frozen logits, where attention is undecided, are worth "
-        "labelling. N/d² = 0.5, κ₀ = 0.5, Δ = 0, λ = 0.03, N′/d = 2, λ′ = 0.05.",
+        words="Softmax with two tokens: the sequences with the smallest frozen logits, where attention is undecided, are "
+        "worth labelling. N/d² = 0.5, κ₀ = 0.5, Δ = 0, λ = 0.03, N′/d = 2, λ′ = 0.05.",
         lines=(
             Line(
                 name="smallest",

@@ -80,7 +80,8 @@ _SECOND = {"tokens": 2, "ridge": 0.5, "noise": 0.7}
 _SOFT = {"alpha": 0.5, "tokens": 2, "kappa0": 0.5, "noise": 0.0, "ridge": 0.03, "activation": "softmax"}
 _SOFT |= {"alpha_finetune": 2.0, "ridge_finetune": 0.05}
 _BUDGET = {**_FIRST, "budget": 0.3, "ridge_finetune": 0.5, "data": "fresh"}
-_D120 = {"dim": 120, "seeds": 6}
+_D100 = {"dim": 100, "seeds": 6}
+_D80 = {"dim": 80, "seeds": 6}
 _D160 = {"dim": 160, "seeds": 4}
 
 PRESETS: tuple[Preset, ...] = (
@@ -96,7 +97,7 @@ PRESETS: tuple[Preset, ...] = (
                 low=0.003,
                 high=2.0,
                 simulated=(0.01, 0.03, 0.1, 0.3, 1.0),
-                options=_D120,
+                options=_D100,
             )
             for ridge in (0.05, 0.5, 1.0)
         ),
@@ -116,7 +117,7 @@ PRESETS: tuple[Preset, ...] = (
                 low=0.7,
                 high=8.0,
                 simulated=(1.0, 1.5, 2.0, 3.0, 5.0),
-                options=_D120,
+                options=_D100,
             )
             for ridge in (0.01, 0.1, 1.0)
         ),
@@ -178,7 +179,7 @@ PRESETS: tuple[Preset, ...] = (
                 low=0.005,
                 high=1.0,
                 simulated=(0.01, 0.05, 0.1, 0.2, 0.5),
-                options=_D120,
+                options=_D80,
             )
             for alpha in (0.1, 0.2, 0.3, 0.6)
         ),
@@ -197,7 +198,7 @@ PRESETS: tuple[Preset, ...] = (
                 low=0.01,
                 high=1.0,
                 simulated=(0.01, 0.03, 0.1, 0.3, 0.6),
-                options=_D120,
+                options=_D100,
             )
             for label, data in (("as trained", "fresh"), ("times M/Q", "recalibrated"))
         ),
@@ -260,12 +261,12 @@ PRESETS: tuple[Preset, ...] = (
                     setting=_SECOND,
                     over="alpha_finetune",
                     simulated=(1.5, 2.0, 3.0, 4.0, 6.0),
-                    options={"dim": 100, "seeds": 8, "start": "random", "adam": more},
+                    options={"dim": 100, "seeds": 6, "start": "random", "adam": more},
                 )
                 for label, more in (
-                    ("Adam, tied", {"factors": "tied", "steps": 800}),
-                    ("Adam, LoRA (B A)", {"steps": 800}),
-                    ("Adam, LoRA (B A), minibatches of 32", {"steps": 800, "batch": 32}),
+                    ("Adam, tied", {"factors": "tied", "steps": 600}),
+                    ("Adam, LoRA (B A)", {"steps": 600}),
+                    ("Adam, LoRA (B A), minibatches of 32", {"steps": 600, "batch": 32}),
                 )
             ),
         ),

@@ -11,9 +11,26 @@ ROWS = [
     {"ridge": 0.1, "test_error": 0.4, "alignment": 0.95, "warnings": []},
     {"ridge": 0.5, "test_error": None, "alignment": 0.85, "warnings": []},
 ]
+SIZE = ({"dim": 80, "seeds": 4}, {"dim": 80, "seeds": 1})
 POINTS = [
-    {"ridge": 0.1, "test_error": 0.42, "test_error_se": 0.01, "alignment": 0.94, "alignment_se": 0.02, "dim": 80, "seeds": 4},
-    {"ridge": 1.0, "test_error": 0.92, "test_error_se": None, "alignment": 0.81, "alignment_se": None, "dim": 80, "seeds": 1},
+    {
+        "ridge": 0.1,
+        "test_error": 0.42,
+        "test_error_se": 0.01,
+        "alignment": 0.94,
+        "alignment_se": 0.02,
+        "dim": 80,
+        "seeds": 4,
+    },
+    {
+        "ridge": 1.0,
+        "test_error": 0.92,
+        "test_error_se": None,
+        "alignment": 0.81,
+        "alignment_se": None,
+        "dim": 80,
+        "seeds": 1,
+    },
 ]
 
 

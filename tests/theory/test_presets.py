@@ -86,7 +86,15 @@ def test_unknown_presets_and_foreign_files_are_refused() -> None:
 
 
 def test_comparison_says_within_or_off_and_why_not() -> None:
-    settings = {"alpha": 4.0, "tokens": 2, "ridge": 0.5, "noise": 0.7, "base_error": 0.0, "rank": 1, "start": "informed"}
+    settings = {
+        "alpha": 4.0,
+        "tokens": 2,
+        "ridge": 0.5,
+        "noise": 0.7,
+        "base_error": 0.0,
+        "rank": 1,
+        "start": "informed",
+    }
     samples = {"alignment": [0.98, 0.982, 0.981], "m": [0.5, 0.501, 0.499], "agreement": [1.0, 1.0, 1.0]}
     point = SimulationPoint(stage="finetune", settings=settings, dim=200, samples=samples)
     rows, words = compare(point)

@@ -78,25 +78,7 @@ def pretraining_prox(omega: Array, target: Array, v: float | int, near: Array | 
     return _lowest(objective, starts)
 
 
-def finetuning_prox(
-    omega: Array, frozen: Array, target: Array, v: float | int, q: float | int, near: Sequence[Array]
-) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
-    r"""The chi that minimises :math:`|\chi - \omega|^2/(2v) + \ell(u(\chi), u^*)`.
-
-    The student's logits are :math:`u_k = o_k + \chi_k^2 - \chi_1\chi_2 - q`.
-
-    Args:
-        omega: (n, 2).
-        frozen: Logits o of the frozen matrix, (n, 2).
-        target: s(u*) of (n, 2).
-        v: Susceptibility.
-        q: Squared norm of the update.
-        near: More starts, for instance the target's fields.
-
-    Returns:
-        chi, the loss, its derivative by q at fixed chi, and whether the curvature at chi = 0 has a negative direction (what
-        k4 b_max > 1 says in the linear model).
-    """
+def _finetuning_objective(omega: Array, frozen: Array, target: Array, v: float | int, q: float | int) -> Objective:
     w1, w2 = np.ascontiguousarray(omega[:, 0]), np.ascontiguousarray(omega[:, 1])
     t1, t2 = np.ascontiguousarray(target[:, 0]), np.ascontiguousarray(target[:, 1])
     o1, o2 = frozen[:, 0] - q, frozen[:, 1] - q
@@ -117,17 +99,47 @@ def finetuning_prox(
             1 / v + 2 * f2 + s1 * x * x + s2 * b * b,
         )
 
+    return objective
+
+
+def finetuning_prox(
+    omega: Array, frozen: Array, target: Array, v: float | int, q: float | int, near: Sequence[Array]
+) -> tuple[Array, Array, Array]:
+    r"""The chi that minimises :math:`|\chi - \omega|^2/(2v) + \ell(u(\chi), u^*)`.
+
+    The student's logits are :math:`u_k = o_k + \chi_k^2 - \chi_1\chi_2 - q`.
+
+    Args:
+        omega: (n, 2).
+        frozen: Logits o of the frozen matrix, (n, 2).
+        target: s(u*) of (n, 2).
+        v: Susceptibility.
+        q: Squared norm of the update.
+        near: More starts, for instance the target's fields.
+
+    Returns:
+        chi, the loss, and its derivative by q at fixed chi.
+    """
     reach = math.sqrt(v)
     starts = [omega, *near]
     starts += [omega + reach * np.array(step) for step in ((1, 1), (-1, -1), (1, -1), (-1, 1))]
-    chi = _lowest(objective, starts)
+    chi = _lowest(_finetuning_objective(omega, frozen, target, v, q), starts)
     x, y = chi[:, 0], chi[:, 1]
-    l1, f1, _ = _term(x * x - x * y + o1, t1)
-    l2, f2, _ = _term(y * y - x * y + o2, t2)
-    zero = np.zeros_like(x)
-    _, _, _, a, b, c = objective(zero, zero, slice(None))
-    smallest = (a + c) / 2 - np.hypot((a - c) / 2, b)
-    return chi, l1 + l2, -(f1 + f2), smallest < 0
+    l1, f1, _ = _term(x * x - x * y + frozen[:, 0] - q, target[:, 0])
+    l2, f2, _ = _term(y * y - x * y + frozen[:, 1] - q, target[:, 1])
+    return chi, l1 + l2, -(f1 + f2)
+
+
+def bistable(omega: Array, frozen: Array, target: Array, v: float | int, q: float | int) -> float:
+    """Share of the sequences whose proximal map has several local minima, by descent from twelve starts around omega."""
+    objective = _finetuning_objective(omega, frozen, target, v, q)
+    turns = np.arange(12) * (2 * math.pi / 5.5)
+    radius = np.sqrt(v) * np.linspace(0.0, 2.5, 12)
+    x = omega[:, 0] + (radius * np.cos(turns))[:, None]
+    y = omega[:, 1] + (radius * np.sin(turns))[:, None]
+    x, y, _ = _descend(objective, x, y, slice(None), 60)
+    spread = np.maximum(np.ptp(x, axis=0), np.ptp(y, axis=0))
+    return float((spread > 1e-2).mean())
 
 
 def _lowest(objective: Objective, starts: Sequence[Array], *, rough: int = 3, most: int = 40) -> Array:

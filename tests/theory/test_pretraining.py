@@ -17,8 +17,8 @@ SMALL = {"tokens": 2, "kappa0": 0.5, "noise": 0.5}
 def test_the_point_of_the_brief() -> None:
     found = pretrain(alpha=0.1, tokens=3, kappa0=1.0, noise=0.5, ridge=0.1)
     assert found.valid and found.converged
-    assert found.Q == pytest.approx(1.268, abs=5e-4)
-    assert found.M == pytest.approx(1.411, abs=5e-4)
+    assert pytest.approx(1.268, abs=5e-4) == found.Q
+    assert pytest.approx(1.411, abs=5e-4) == found.M
     assert found.k == pytest.approx(1.885, abs=5e-4)
     assert found.delta_eff == pytest.approx(0.6955, abs=5e-5)
     assert found.delta_reuse == pytest.approx(0.1957, abs=5e-5)
@@ -71,7 +71,7 @@ def test_nuclear_solutions_are_consistent(alpha: float, tokens: int, kappa0: flo
 def test_the_trace_is_the_derivative_of_the_minimum(
     alpha: float, tokens: int, kappa0: float, noise: float, ridge: float
 ) -> None:
-    """Training loss over d^2: alpha (T+1)/T Dreuse + lambda Tr S / d; at the minimum its derivative by lambda is Tr S / d."""
+    """Training loss over d^2: alpha (T+1)/T Dreuse + lambda Tr S / d; its derivative by lambda is Tr S / d at the minimum."""
 
     def loss(value: float) -> float:
         found = pretrain(alpha=alpha, tokens=tokens, kappa0=kappa0, noise=noise, ridge=value)
@@ -86,10 +86,10 @@ def test_the_trace_is_the_derivative_of_the_minimum(
 @pytest.mark.parametrize("penalty", ["nuclear", "frobenius"])
 def test_limits(penalty: str) -> None:
     plenty = pretrain(alpha=1e4, ridge=0.1, penalty=penalty, **SMALL)
-    assert plenty.Q == pytest.approx(1.5, rel=1e-3) and pytest.approx(1.5, rel=1e-3) == plenty.M
+    assert pytest.approx(1.5, rel=1e-3) == plenty.Q and pytest.approx(1.5, rel=1e-3) == plenty.M
     assert plenty.delta_eff == pytest.approx(0.25, rel=1e-3) and plenty.k == pytest.approx(1, rel=1e-3)
     heavy = pretrain(alpha=0.2, ridge=1e4, penalty=penalty, **SMALL)
-    assert heavy.Q == pytest.approx(0, abs=1e-6) and heavy.delta_eff == pytest.approx(1.75, abs=1e-3)
+    assert pytest.approx(0, abs=1e-6) == heavy.Q and heavy.delta_eff == pytest.approx(1.75, abs=1e-3)
     assert heavy.k == pytest.approx(1, abs=1e-3)
     assert any("collapsed" in word for word in heavy.warnings) and not heavy.valid
 
@@ -120,10 +120,10 @@ def test_kappa_scales_the_penalty() -> None:
 def test_softmax_of_the_brief() -> None:
     found = pretrain(alpha=0.5, ridge=0.03, activation="softmax", **SMALL)
     assert found.valid and found.converged
-    assert found.Q == pytest.approx(1.0446, abs=0.003)
+    assert pytest.approx(1.0446, abs=0.003) == found.Q
     assert pytest.approx(1.176, abs=0.003) == found.M
     near = pretrain(alpha=0.5, ridge=0.03, activation="softmax", start=found, **SMALL)
-    assert near.iterations <= 2 and near.Q == pytest.approx(found.Q, abs=1e-4)
+    assert near.iterations <= 2 and pytest.approx(found.Q, abs=1e-4) == near.Q
     # Collapse is said, not hidden.
     heavy = pretrain(alpha=0.5, ridge=5.0, activation="softmax", samples=256, **SMALL)
     assert heavy.Q == 0 and heavy.collapsed and heavy.warnings

@@ -203,7 +203,8 @@ def document(points: dict[str, list[SimulationPoint]], seeds: int) -> str:
         f"{seeds} seeds each; stage 1 by FISTA on S >= 0, stage 2 by L-BFGS from the informed start. Every theory value is "
         f"computed by `lorascope.theory.predict` ({SAMPLES} quasi-random points) when this page is written.",
         "",
-        f"- Without a warning of the theory, d >= 200: within 3 standard errors + {ALLOWANCE}/d of the value "
+        f"- Without a warning of the theory, d >= 200: within 3 standard errors + {ALLOWANCE}/d "
+        "of the value "
         f"**{count(large, 'inside')}**, + {ALLOWANCE}/d absolute {count(large, 'inside_absolute')}, within 3 standard errors "
         f"alone {count(large, 'inside_3se')}.",
         f"- Without a warning, every d: {count(plain, 'inside')}, {count(plain, 'inside_absolute')}, "
@@ -211,8 +212,8 @@ def document(points: dict[str, list[SimulationPoint]], seeds: int) -> str:
         f"- With a warning (see below): {count(flagged, 'inside')}, {count(flagged, 'inside_absolute')}, "
         f"{count(flagged, 'inside_3se')}.",
         "",
-        "`test_error_overlaps` is the test error that Q, M, m and q of a simulation give; `test_error` is the exact one, which "
-        "at finite d also has the cross terms between S - S0 and the update.",
+        "`test_error_overlaps` is the test error that Q, M, m and q of a simulation give; `test_error` is the exact one, "
+        "which at finite d also has the cross terms between S - S0 and the update.",
         "",
         *table(plain),
         "## Cases that the theory flags",

@@ -205,7 +205,7 @@ def document(points: dict[str, list[SimulationPoint]], seeds: int) -> str:
         "",
         f"- Without a warning of the theory, d >= 200: within 3 standard errors + {ALLOWANCE}/d "
         "of the value "
-        f"**{count(large, 'inside')}**, + {ALLOWANCE}/d absolute {count(large, 'inside_absolute')}, within 3 standard errors "
+        f"**{count(large, 'inside')}**, + {ALLOWANCE}/d absolute {count(large, 'inside_absolute')}, 3 standard errors "
         f"alone {count(large, 'inside_3se')}.",
         f"- Without a warning, every d: {count(plain, 'inside')}, {count(plain, 'inside_absolute')}, "
         f"{count(plain, 'inside_3se')}.",

@@ -153,14 +153,14 @@ def document(kept: dict[str, Any]) -> str:
     lines += [
         "",
         "Ranges: alpha .05-2, kappa0 .1-3, lambda or lambda_F .003-.3, alpha' 1-10, lambda' .02-1.5 (softmax a tenth), "
-        "fraction .05-1, all log-uniform; Delta 0 (a fifth) or uniform to 1; T 1-4; nuclear and Frobenius; the four kinds of data.",
+        "fraction .05-1, all log-uniform; Delta 0 (a fifth) or uniform to 1; T 1-4; both penalties; four kinds of data.",
         "",
     ]
     if times:
         lines += [
             "## Speed",
             "",
-            "Default accuracy. A curve varies lambda of stage 1 over 50 values and runs both stages, each point started from "
+            "Default accuracy. A curve varies lambda of stage 1 over 50 values and runs both stages, each point from "
             "the one before.",
             "",
             "| | stage 1 (s) | stage 2 (s) | both (s) | 50-point curve (s) | curve points converged |",

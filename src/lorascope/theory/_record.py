@@ -15,6 +15,8 @@ Q0_UPDATE = 1.0
 """Squared norm of the target's update over d."""
 JUMP_LIMIT = 0.2
 """Share of discontinuous proximal maps above which replica symmetry is not trusted."""
+JUMP_LIMIT_SOFTMAX = 0.05
+"""The same for softmax, where the share counts the sequences that have a second minimum."""
 REUSE_LIMIT = 0.05
 """Share of the stage-1 sequences above which reusing them is not described."""
 LARGEST_TOKENS = 16

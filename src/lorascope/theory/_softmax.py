@@ -22,6 +22,8 @@ C_INVERSE = np.linalg.inv(C)
 C_ROOT = np.array([[2 + math.sqrt(2), 2 - math.sqrt(2)], [2 - math.sqrt(2), 2 + math.sqrt(2)]]) / 2
 C_ROOT_INVERSE = np.linalg.inv(C_ROOT)
 
+WIDE = 1.0
+"""Susceptibility above which four starts around omega miss minima of stage 2 and a grid is searched."""
 Fields = tuple[Array, Array]
 """The two components of points, each (k, n)."""
 Terms = tuple[Array, Array, Array, Array, Array, Array]
@@ -78,25 +80,7 @@ def pretraining_prox(omega: Array, target: Array, v: float | int, near: Array | 
     return _lowest(objective, starts)
 
 
-def finetuning_prox(
-    omega: Array, frozen: Array, target: Array, v: float | int, q: float | int, near: Sequence[Array]
-) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
-    r"""The chi that minimises :math:`|\chi - \omega|^2/(2v) + \ell(u(\chi), u^*)`.
-
-    The student's logits are :math:`u_k = o_k + \chi_k^2 - \chi_1\chi_2 - q`.
-
-    Args:
-        omega: (n, 2).
-        frozen: Logits o of the frozen matrix, (n, 2).
-        target: s(u*) of (n, 2).
-        v: Susceptibility.
-        q: Squared norm of the update.
-        near: More starts, for instance the target's fields.
-
-    Returns:
-        chi, the loss, its derivative by q at fixed chi, and whether the curvature at chi = 0 has a negative direction (what
-        k4 b_max > 1 says in the linear model).
-    """
+def _finetuning_objective(omega: Array, frozen: Array, target: Array, v: float | int, q: float | int) -> Objective:
     w1, w2 = np.ascontiguousarray(omega[:, 0]), np.ascontiguousarray(omega[:, 1])
     t1, t2 = np.ascontiguousarray(target[:, 0]), np.ascontiguousarray(target[:, 1])
     o1, o2 = frozen[:, 0] - q, frozen[:, 1] - q
@@ -117,17 +101,72 @@ def finetuning_prox(
             1 / v + 2 * f2 + s1 * x * x + s2 * b * b,
         )
 
-    reach = math.sqrt(v)
+    return objective
+
+
+def finetuning_prox(
+    omega: Array, frozen: Array, target: Array, v: float | int, q: float | int, near: Sequence[Array]
+) -> tuple[Array, Array, Array]:
+    r"""The chi that minimises :math:`|\chi - \omega|^2/(2v) + \ell(u(\chi), u^*)`.
+
+    The student's logits are :math:`u_k = o_k + \chi_k^2 - \chi_1\chi_2 - q`.
+
+    Args:
+        omega: (n, 2).
+        frozen: Logits o of the frozen matrix, (n, 2).
+        target: s(u*) of (n, 2).
+        v: Susceptibility.
+        q: Squared norm of the update.
+        near: More starts, for instance the target's fields.
+
+    Returns:
+        chi, the loss, and its derivative by q at fixed chi.
+    """
     starts = [omega, *near]
-    starts += [omega + reach * np.array(step) for step in ((1, 1), (-1, -1), (1, -1), (-1, 1))]
-    chi = _lowest(objective, starts)
+    if v <= WIDE:
+        reach = math.sqrt(v)
+        starts += [omega + reach * np.array(step) for step in ((1, 1), (-1, -1), (1, -1), (-1, 1))]
+    else:
+        starts += _lowest_of_grid(omega, frozen, target, v, q)
+    chi = _lowest(_finetuning_objective(omega, frozen, target, v, q), starts)
     x, y = chi[:, 0], chi[:, 1]
-    l1, f1, _ = _term(x * x - x * y + o1, t1)
-    l2, f2, _ = _term(y * y - x * y + o2, t2)
-    zero = np.zeros_like(x)
-    _, _, _, a, b, c = objective(zero, zero, slice(None))
-    smallest = (a + c) / 2 - np.hypot((a - c) / 2, b)
-    return chi, l1 + l2, -(f1 + f2), smallest < 0
+    l1, f1, _ = _term(x * x - x * y + frozen[:, 0] - q, target[:, 0])
+    l2, f2, _ = _term(y * y - x * y + frozen[:, 1] - q, target[:, 1])
+    return chi, l1 + l2, -(f1 + f2)
+
+
+def _lowest_of_grid(omega: Array, frozen: Array, target: Array, v: float | int, q: float | int) -> list[Array]:
+    """The two lowest points of each sequence on a grid over the disc outside which the quadratic alone is above l(omega)."""
+
+    def loss(x: Array, y: Array) -> Array:
+        xy = x * y
+        a, b = (
+            expit(x * x - xy + (frozen[:, 0] - q)) - target[:, 0],
+            expit(y * y - xy + (frozen[:, 1] - q)) - target[:, 1],
+        )
+        found: Array = 2 * (a * a + b * b)
+        return found
+
+    x, y = omega[:, 0], omega[:, 1]
+    radius = np.sqrt(2 * v * loss(x, y))
+    axis = np.linspace(-1, 1, 9)
+    steps = [(a, b) for a in axis for b in axis if a * a + b * b <= 1]
+    values = np.stack([loss(x + a * radius, y + b * radius) + (a * a + b * b) * radius**2 / (2 * v) for a, b in steps])
+    best = np.argpartition(values, 1, axis=0)[:2]
+    moves = np.array(steps)
+    return [omega + radius[:, None] * moves[row] for row in best]
+
+
+def bistable(omega: Array, frozen: Array, target: Array, v: float | int, q: float | int) -> float:
+    """Share of the sequences whose proximal map has several local minima, by descent from twelve starts around omega."""
+    objective = _finetuning_objective(omega, frozen, target, v, q)
+    turns = np.arange(12) * (2 * math.pi / 5.5)
+    radius = np.sqrt(v) * np.linspace(0.0, 2.5, 12)
+    x = omega[:, 0] + (radius * np.cos(turns))[:, None]
+    y = omega[:, 1] + (radius * np.sin(turns))[:, None]
+    x, y, _ = _descend(objective, x, y, slice(None), 60)
+    spread = np.maximum(np.ptp(x, axis=0), np.ptp(y, axis=0))
+    return float((spread > 1e-2).mean())
 
 
 def _lowest(objective: Objective, starts: Sequence[Array], *, rough: int = 3, most: int = 40) -> Array:

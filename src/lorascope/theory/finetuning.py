@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -16,6 +16,7 @@ from lorascope.theory._prox import Array, prox, sobol_normals, symmetric
 from lorascope.theory._record import (
     DATA,
     JUMP_LIMIT,
+    JUMP_LIMIT_SOFTMAX,
     Q0_UPDATE,
     REUSE_LIMIT,
     Record,
@@ -50,7 +51,8 @@ class FineTuned(Record):
         alignment: m / sqrt(q q0), how well the direction is recovered.
         test_error: Of the noiseless target on fresh sequences.
         train_loss: Over d, penalty included.
-        jump: Share of the sequences whose proximal map is discontinuous.
+        jump: Share of the sequences whose proximal map can jump: linear, P(4 v b_max / T^2 > 1); softmax, with
+            several minima.
         start: The start whose solution has the lowest energy.
         energies: Energy (training loss over d) of the solution that each start led to, by the name of the start.
         converged: Whether the last change was below the tolerance.
@@ -278,8 +280,6 @@ class _Settings:
 
     def but(self, **changes: float | bool) -> _Settings:
         """The same with some values changed."""
-        from dataclasses import replace
-
         return replace(self, **changes)  # type: ignore[arg-type]
 
 
@@ -359,6 +359,7 @@ def solve_from(
     start: FineTuned | str | None,
     tolerance: float,
     error: Callable[[State], float] | None = None,
+    jump: Callable[[State], float] | None = None,
 ) -> FineTuned:
     """Every start on few points, then the one of lowest energy on all of them.
 
@@ -369,6 +370,7 @@ def solve_from(
         start: See `finetune`.
         tolerance: Of the iteration.
         error: Test error of a state; the linear one by default.
+        jump: Diagnostic of a state, if `problem` does not give it.
     """
     above_zero(alpha=settings.alpha, ridge=settings.ridge, tolerance=tolerance)
     at_least_zero(base_error=settings.base_error)
@@ -389,9 +391,11 @@ def solve_from(
         ]
         energies = {state.start: state.loss for state in tried}
         begin = choose(tried)
-        if begin.q <= SMALLEST or not begin.converged:
+        if begin.q <= SMALLEST:
             begin = State(*STARTS[begin.start], begin.start)
     found = iterate(fine, begin, alpha, ridge, tolerance=tolerance, most=60)
+    if jump is not None:
+        found = replace(found, jump=jump(found))
     energies = energies or {found.start: found.loss}
     factor = (settings.tokens + 1) / settings.tokens
     if error is None:
@@ -420,18 +424,19 @@ def solve_from(
         converged=found.converged,
         iterations=found.iterations,
         residual=found.residual,
-        warnings=[*settings.words, *_words(found)],
+        warnings=[*settings.words, *_words(found, settings.activation)],
     )
 
 
-def _words(found: State) -> list[str]:
+def _words(found: State, activation: str) -> list[str]:
     words = []
+    limit = JUMP_LIMIT if activation == "linear" else JUMP_LIMIT_SOFTMAX
     if found.q <= SMALLEST:
         words.append("the update collapsed to zero: raise alpha or lower ridge")
     if not found.converged:
         words.append(f"not converged after {found.iterations} iterations (last change {found.residual:.1e})")
-    if found.jump > JUMP_LIMIT:
+    if found.jump > limit:
         words.append(
-            f"jump {found.jump:.2f} is above {JUMP_LIMIT}: near the recovery threshold replica symmetry is doubtful"
+            f"jump {found.jump:.2f} is above {limit}: near the recovery threshold replica symmetry is doubtful"
         )
     return words

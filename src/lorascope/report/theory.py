@@ -186,7 +186,7 @@ def _regularisation_headline(result: Mapping[str, Any]) -> str:
         text += f" and {show(result['frobenius_noise'], 3)} of the best Frobenius ridge"
     if result["near"]:
         low, high = result["near"]
-        text += f". From {show(low, 2)} to {show(high, 2)} it is within 5 %"
+        text += f". From {show(low, 2)} {'up' if high is None else f'to {show(high, 2)}'} it is within 5 %"
     return f"{text}."
 
 

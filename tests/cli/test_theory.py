@@ -50,7 +50,7 @@ def test_simulations_are_set_beside_the_theory_and_drawn_on_its_curve(tmp_path: 
     file = tmp_path / "points" / "simulation.json"
     arguments = ["--over", "ridge", "--values", "0.02:0.3:4", "--samples", 256, "--no-progress"]
     out = typed("curve", *arguments, "--points", file, "--out", tmp_path)
-    assert "lambda" in out and "The lowest test error" in out
+    assert "λ" in out and "The lowest test error" in out
     assert "d = 24, 3 seeds" in page_of(tmp_path / "curve-ridge.html")
     with pytest.raises(InputError, match=r"noise is 0\.5 there and 0\.1 here"):
         typed("curve", *arguments, "--noise", 0.1, "--points", file)

@@ -23,16 +23,23 @@ FROZEN = "frozen"
 
 
 def claim_folder(plan: BridgePlan, folder: Path) -> None:
-    """Write the plan into its folder, or check that the folder is of this plan.
+    """Write the plan into its folder, or check that the folder's runs are of this plan.
+
+    A plan may ask for other sizes and seeds than the folder's: runs that both have are kept, the others are made.
 
     Raises:
-        OutputError: The folder holds the runs of another plan.
+        OutputError: The folder holds runs that cannot be compared with this plan's.
     """
     path = folder / PLAN_FILE
-    if path.is_file() and read_json(path) != plan.to_dict():
-        raise OutputError(f"'{folder}' holds the runs of another plan (see {PLAN_FILE}): choose another --out")
-    if not path.is_file():
-        write_json(path, plan.to_dict())
+    if path.is_file():
+        there = BridgePlan.from_dict(read_json(path), source=str(path)).to_dict()
+        asked = plan.to_dict()
+        for name in asked.keys() - {"sizes", "seeds"}:
+            if there[name] != asked[name]:
+                raise OutputError(
+                    f"'{folder}' holds runs with {name} {there[name]}, not {asked[name]}: choose another --out"
+                )
+    write_json(path, plan.to_dict())
 
 
 def run_plan(plan: BridgePlan, folder: str | Path, *, progress: bool = True) -> None:

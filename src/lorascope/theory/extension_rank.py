@@ -69,7 +69,7 @@ class RankFineTuning:
         return cls(**{name: value for name, value in values.items() if name != "kind"})
 
 
-def prox(omega: Array, b: Array, k4: float, *, most: int = 60) -> tuple[Array, Array]:
+def prox(omega: Array, b: Array, k4: float, *, start: Array | None = None, most: int = 60) -> tuple[Array, Array]:
     r"""The X that minimises :math:`|X - \Omega|_F^2 + (k_4/2) |X X^T - B|_F^2`, exactly, for r >= T.
 
     :math:`|XX^T|^2 = \max_\Lambda 2\,\mathrm{tr}\,\Lambda X X^T - |\Lambda|^2` turns the quartic into a quadratic in X with the
@@ -84,6 +84,7 @@ def prox(omega: Array, b: Array, k4: float, *, most: int = 60) -> tuple[Array, A
         omega: Omega of (n, T, r).
         b: B of (n, T, T), symmetric.
         k4: 4 v / T^2, positive.
+        start: Positive matrices of (n, T, T) to begin Newton's method at, for instance the A of a similar problem.
         most: Newton steps.
 
     Returns:
@@ -98,9 +99,7 @@ def prox(omega: Array, b: Array, k4: float, *, most: int = 60) -> tuple[Array, A
     eye = np.eye(tokens)
     weight = omega @ omega.transpose(0, 2, 1)
     c = eye - k4 * b
-    values, vectors = np.linalg.eigh(c)
-    lift = np.cbrt(k4 * np.trace(weight, axis1=1, axis2=2))[:, None] + 1e-9
-    a = (vectors * (np.maximum(values, 0) + lift)[:, None, :]) @ vectors.transpose(0, 2, 1)
+    a = _first_guess(c, weight, k4) if start is None else start
     inverse = np.linalg.inv(a)
     energy = _dual(a, inverse, weight, c, k4)
     for _ in range(most):
@@ -129,6 +128,14 @@ def prox(omega: Array, b: Array, k4: float, *, most: int = 60) -> tuple[Array, A
         if not fine.any():
             break
     return inverse @ omega, a
+
+
+def _first_guess(c: Array, weight: Array, k4: float) -> Array:
+    """The positive part of C, lifted off the border by what a single token's equation gives."""
+    values, vectors = np.linalg.eigh(c)
+    lift = np.cbrt(k4 * np.trace(weight, axis1=1, axis2=2))[:, None] + 1e-9
+    found: Array = (vectors * (np.maximum(values, 0) + lift)[:, None, :]) @ vectors.transpose(0, 2, 1)
+    return found
 
 
 def _dual(a: Array, inverse: Array, weight: Array, c: Array, k4: float) -> Array:
@@ -190,13 +197,14 @@ def finetune_rank(
     h, u, nu = _draw(tokens, rank, samples, float(noise), seed)
     eye = np.eye(tokens)
     m, q, v = 0.9, 1.0, 0.1
+    a: Array | None = None
     converged, iterations, jump, loss = False, 0, 0.0, 0.0
     for iterations in range(1, most + 1):  # noqa: B007 - the count is part of the result
         omega = math.sqrt(q) * h
         star = (m / math.sqrt(q)) * h + math.sqrt(max(q0 - m * m / q, 0.0)) * u
         b = star @ star.transpose(0, 2, 1) + nu + rank * (q - q0) * eye
         k4 = 4 * v * c
-        x, _ = prox(omega, b, k4)
+        x, a = prox(omega, b, k4, start=a)
         gap = x @ x.transpose(0, 2, 1) - b
         g = (x - omega) / v
         gs, gw = float((g * star).sum((1, 2)).mean()) / rank, float((g * omega).sum((1, 2)).mean()) / rank

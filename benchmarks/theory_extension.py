@@ -134,7 +134,9 @@ def page(found: list[dict[str, Any]], starts: list[dict[str, Any]], facts: dict[
         ]
         head = [f"{case['T']}", f"{case['r']}", f"{case['alpha']:g}", f"{case['jump']:.3f}"]
         lines.append("| " + " | ".join([*head, f"{case['theory']:.3f} ({case['loss']:.3f})", *shown]) + " |")
-    versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("lorascope", "python", "numpy", "scipy", "torch"))
+    versions = ", ".join(
+        f"{name} {facts['versions'][name]}" for name in ("lorascope", "python", "numpy", "scipy", "torch")
+    )
     machine = f"{facts['machine']['cpu']}, {facts['machine']['cores']} cores"
     lines += [
         "",

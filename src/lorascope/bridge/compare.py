@@ -211,7 +211,9 @@ def _warnings(plan: BridgePlan, noise: EffectiveNoise) -> list[str]:
     if len(plan.seeds) == 1:
         found.append("there is one seed: nothing is known about the spread between runs")
     elif len(plan.seeds) < 5:
-        found.append(f"standard errors are over {len(plan.seeds)} seeds and are themselves uncertain by about half or more")
+        found.append(
+            f"standard errors are over {len(plan.seeds)} seeds and are themselves uncertain by about half or more"
+        )
     if plan.rank > LARGEST_RANK:
         found.append(f"the theory's curve is that of rank {LARGEST_RANK}, not {plan.rank}")
     return found

@@ -116,9 +116,7 @@ def theory_curve(
     return found[::-1]
 
 
-def _point(
-    place: float, noise: float | int, columns: int, tokens: int, ridge: float | int, samples: int
-) -> CurvePoint:
+def _point(place: float, noise: float | int, columns: int, tokens: int, ridge: float | int, samples: int) -> CurvePoint:
     found = finetune_rank(
         alpha=place * columns,
         tokens=tokens,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, fields
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 from lorascope.core.errors import DataError, InputError, unknown_name
 
@@ -20,6 +20,9 @@ REUSE_LIMIT = 0.05
 LARGEST_TOKENS = 16
 
 
+_Kind = TypeVar("_Kind", bound="Record")  # the type checker of the tests does not take Self
+
+
 class Record:
     """A frozen dataclass of numbers that survives JSON."""
 
@@ -31,7 +34,7 @@ class Record:
         return {"kind": self.kind, **asdict(self)}  # type: ignore[call-overload]
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls: type[_Kind], values: dict[str, Any]) -> _Kind:
         """Build a result from what `to_dict` made.
 
         Raises:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorascope.core.errors import InputError
-from lorascope.theory.extension_rank import JUMP_LIMIT, finetune_rank
+from lorascope.theory import FineTuned, finetune
+from lorascope.theory.extension_rank import RankFineTuning, finetune_rank
 
 LARGEST_RANK = 16
 """Above it the curve against data per parameter hardly changes with the rank, and the average has many dimensions."""
@@ -117,21 +118,18 @@ def theory_curve(
 
 
 def _point(place: float, noise: float | int, columns: int, tokens: int, ridge: float | int, samples: int) -> CurvePoint:
-    found = finetune_rank(
-        alpha=place * columns,
-        tokens=tokens,
-        ridge=ridge,
-        noise=noise,
-        rank=columns,
-        samples=samples,
-        most=60,
-    )
+    shared: dict[str, Any] = {"tokens": tokens, "ridge": ridge, "noise": noise, "samples": samples, "start": "informed"}
+    found: FineTuned | RankFineTuning
+    if columns == 1:
+        found = finetune(alpha=place, **shared)
+    else:
+        found = finetune_rank(alpha=place * columns, rank=columns, **shared, most=60)
     return CurvePoint(
         data=place,
         overlap=found.alignment**2,
         error=found.q**2 + 1.0 - 2.0 * found.m**2,
         jump=found.jump,
-        valid=found.converged and found.jump <= JUMP_LIMIT and not found.warnings,
+        valid=found.valid,
         why=list(found.warnings),
     )
 

@@ -32,6 +32,8 @@ from lorascope.theory._record import (
 
 COARSE = 2**8
 """Points of the first pass, in which every start runs; the chosen one goes on with all points."""
+COLLAPSED = 1e-3
+"""Squared norm of a column over d below which its direction says nothing."""
 MOST_FIELDS = 64
 """Largest T r: the average is over 2 T r + T(T+1)/2 dimensions."""
 
@@ -298,7 +300,7 @@ def _draw(tokens: int, rank: int, samples: int, noise: float, seed: int) -> tupl
 
 def _words(found: State) -> list[str]:
     words = []
-    if found.q <= SMALLEST:
+    if found.q <= COLLAPSED:
         words.append("the update collapsed to zero: raise alpha or lower ridge")
     if not found.converged:
         words.append(f"not converged after {found.iterations} iterations (last change {found.residual:.1e})")

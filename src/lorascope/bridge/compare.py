@@ -15,7 +15,15 @@ from lorascope.bridge.noise import EffectiveNoise, effective_noise, mean_and_err
 from lorascope.bridge.plan import REFERENCE_SEED, BridgePlan
 from lorascope.bridge.result import BridgeResult
 from lorascope.bridge.runs import FROZEN, adapted, adapter_folder, load_scores, run_plan
-from lorascope.bridge.shape import LARGEST_RANK, CurvePoint, ShapeFit, error_at_overlap, fit_shape, theory_curve
+from lorascope.bridge.shape import (
+    LARGEST_RANK,
+    CurvePoint,
+    ShapeFit,
+    error_at_overlap,
+    check_curve,
+    fit_shape,
+    theory_curve,
+)
 from lorascope.bridge.subspaces import (
     Factors,
     LayerAlignment,
@@ -57,13 +65,14 @@ def bridge(
         The record.
 
     Raises:
-        InputError: The task has no choices, or there is one data size only.
+        InputError: The task has no choices, there is one data size only, or a setting of the curve is out of range.
         OutputError: The folder holds another plan, or cannot be written.
         KeyboardInterrupt: Ctrl-C was pressed; the same call goes on from there.
 
     Example:
         >>> bridge(BridgePlan(sizes=(16, 320), seeds=(0, 1)), "out/bridge").findings  # doctest: +SKIP
     """
+    check_curve(plan, tokens, ridge)
     place = Path(folder)
     run_plan(plan, place, progress=progress)
     return compare_runs(plan, place, tokens=tokens, ridge=ridge, samples=samples, progress=progress)
@@ -86,10 +95,11 @@ def compare_runs(
     store = RunStore(folder / "runs")
     records = {name: store.load(name) for name, _ in plan.runs()}
     parameters = records[REFERENCE].counts["adapter_parameters"]
-    runs, layers = [_frozen_row(scores[FROZEN])], {}
+    runs: list[dict[str, Any]] = [_frozen_row(scores[FROZEN])]
+    layers: dict[str, list[LayerAlignment]] = {}
     for name, spec in plan.runs():
         rows = scores[name]["rows"]
-        row = {"name": name, "rows": spec.train_limit, "seed": spec.seed}
+        row: dict[str, Any] = {"name": name, "rows": spec.train_limit, "seed": spec.seed}
         row |= {"rows_per_parameter": (spec.train_limit or 0) / parameters, **_scored(scores[name])}
         if name != REFERENCE:
             layers[name] = compare_layers(factors[name], factors[REFERENCE])

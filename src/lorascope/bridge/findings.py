@@ -123,5 +123,7 @@ def _between(relations: Sequence[dict[str, Any]]) -> str:
     known = [row for row in relations if row["between"] is not None]
     if not known:
         return ""
-    parts = ", ".join(f"{row['between']:.3f} against {row['theory_between']:.3f} at {row['rows']} rows" for row in known)
+    parts = ", ".join(
+        f"{row['between']:.3f} against {row['theory_between']:.3f} at {row['rows']} rows" for row in known
+    )
     return f"Seeds with each other (column spaces, chance taken out; the theory: overlap with the largest run, squared): {parts}."

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lorascope.bridge.plan import BridgePlan
 from lorascope.core.errors import InputError
 from lorascope.theory import FineTuned, finetune
 from lorascope.theory.extension_rank import RankFineTuning, finetune_rank
@@ -78,6 +79,26 @@ class ShapeFit:
         return asdict(self)
 
 
+def check_curve(plan: BridgePlan, tokens: int, ridge: float | int) -> None:
+    """Refuse a curve that cannot be drawn, before anything is trained for it.
+
+    Raises:
+        InputError: A value is out of range, or the plan has one data size only.
+    """
+    if not 1 <= tokens <= 4:
+        raise InputError(f"tokens {tokens} must be from 1 to 4")
+    if not (math.isfinite(ridge) and ridge > 0):
+        raise InputError(f"ridge {ridge} must be a number above 0")
+    if 1 < plan.rank < tokens:
+        raise InputError(
+            f"rank {plan.rank} lies between 1 and tokens {tokens}, where there is no theory: take tokens {plan.rank} or rank 1"
+        )
+    if len(plan.sizes) < 2:
+        raise InputError(
+            f"{plan.sizes[0]} rows is one data size: the shape of a curve needs at least two, give more sizes"
+        )
+
+
 def theory_curve(
     *,
     noise: float | int,
@@ -103,12 +124,10 @@ def theory_curve(
         above 0.5 ends the curve.
 
     Raises:
-        InputError: The rank lies between 1 and T, where there is no theory.
+        InputError: A value is out of range, or the rank lies between 1 and T, where there is no theory.
     """
     places = sorted(np.geomspace(0.3, 60.0, 25).tolist() if data is None else data, reverse=True)
     columns = min(rank, LARGEST_RANK)
-    if 1 < columns < tokens:
-        raise InputError(f"rank {rank} lies between 1 and tokens {tokens}, where there is no theory: take tokens 2")
     found: list[CurvePoint] = []
     for place in places:
         found.append(_point(place, noise, columns, tokens, ridge, samples))

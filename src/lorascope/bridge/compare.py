@@ -19,8 +19,8 @@ from lorascope.bridge.shape import (
     LARGEST_RANK,
     CurvePoint,
     ShapeFit,
-    error_at_overlap,
     check_curve,
+    error_at_overlap,
     fit_shape,
     theory_curve,
 )

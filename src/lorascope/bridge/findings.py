@@ -56,7 +56,8 @@ def _direction(sizes: Sequence[dict[str, Any]], name: str) -> str:
     first, last = sizes[0], sizes[-1]
     change = last[name] - first[name]
     wanted = -1 if name == "relative_error" else 1
-    text = f"Direction: {WORDS[name]} goes from {first[name]:.3f} at {first['rows']} rows to {last[name]:.3f} at {last['rows']}"
+    ends = [f"{row[name]:.3f} at {row['rows']} rows" for row in (first, last)]
+    text = f"Direction: {WORDS[name]} goes from {ends[0]} to {ends[1]}"
     errors = [row[f"{name}_error"] for row in (first, last)]
     if None in errors:
         return f"{text}; with one seed there is no telling whether that is more than noise."
@@ -76,8 +77,8 @@ def _shape(shape: ShapeFit, curve: Sequence[CurvePoint]) -> str:
     if shape.outside == count:
         low, high = min(valid), max(valid)
         return (
-            f"Shape: does not hold for the {name}. All {count} sizes lie where the theory has no valid point (its valid values "
-            f"are from {low:.2f} to {high:.2f}): in the theory recovery sets in at once, in the measurement it does not."
+            f"Shape: does not hold for the {name}. The theory has values from {low:.2f} to {high:.2f} where it is valid, and "
+            f"nothing to say below its threshold; the best place for all {count} sizes is outside of that."
         )
     unknown = any(error != error for error in shape.errors)
     gap = f"deviation {shape.rms:.3f}, of a constant {shape.constant_rms:.3f}"
@@ -108,8 +109,8 @@ def _relation(relations: Sequence[dict[str, Any]]) -> str:
     low, high = (pick(row["overlap"] for row in relations) for pick in (min, max))
     if not known:
         return (
-            f"Error against overlap: measured overlaps ({low:.2f} to {high:.2f}) lie outside the theory's valid range, so that "
-            "its relation of error and overlap is not tested by these runs."
+            f"Error against overlap: measured overlaps ({low:.2f} to {high:.2f}) lie outside the theory's valid range, so "
+            "that its relation of error and overlap is not tested by these runs."
         )
     worst = max(known, key=lambda row: abs(row["relative_error"] - row["theory_error"]))
     return (
@@ -126,4 +127,7 @@ def _between(relations: Sequence[dict[str, Any]]) -> str:
     parts = ", ".join(
         f"{row['between']:.3f} against {row['theory_between']:.3f} at {row['rows']} rows" for row in known
     )
-    return f"Seeds with each other (column spaces, chance taken out; the theory: overlap with the largest run, squared): {parts}."
+    what = (
+        "column spaces, chance taken out, against the square of their overlap with the largest run, the theory's value"
+    )
+    return f"Seeds with each other ({what}): {parts}."

@@ -91,7 +91,7 @@ def check_curve(plan: BridgePlan, tokens: int, ridge: float | int) -> None:
         raise InputError(f"ridge {ridge} must be a number above 0")
     if 1 < plan.rank < tokens:
         raise InputError(
-            f"rank {plan.rank} lies between 1 and tokens {tokens}, where there is no theory: take tokens {plan.rank} or rank 1"
+            f"rank {plan.rank} lies between 1 and tokens {tokens}, where there is no theory: take tokens {plan.rank}"
         )
     if len(plan.sizes) < 2:
         raise InputError(

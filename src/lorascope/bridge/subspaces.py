@@ -85,7 +85,8 @@ def basis(columns: Float[Tensor, "d r"], *, tolerance: float = 1e-9) -> Float[Te
     """An orthonormal basis of the column space; directions below ``tolerance`` of the largest one are left out."""
     vectors, values, _ = torch.linalg.svd(columns, full_matrices=False)
     largest = float(values.max()) if values.numel() else 0.0
-    return vectors[:, values > tolerance * largest] if largest > 0 else vectors[:, :0]
+    kept: Tensor = vectors[:, values > tolerance * largest] if largest > 0 else vectors[:, :0]
+    return kept
 
 
 def principal_angles(x: Float[Tensor, "d r"], y: Float[Tensor, "d s"]) -> Float[Tensor, " k"]:

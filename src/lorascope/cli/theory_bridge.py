@@ -33,7 +33,7 @@ def bridge_command(
     level beside it), distance of their logits to its logits, accuracy and cross-entropy are measured; the theory's curve is
     drawn at the noise that the frozen model shows. The page says where the shape holds and where it does not.
 
-    Writes OUT/bridge.html, OUT/bridge.json, OUT/bridge.csv (a row a run). More sizes and seeds can be added to a folder later.
+    Writes OUT/bridge.html, OUT/bridge.json, OUT/bridge.csv (a row a run). More sizes and seeds can be added later.
     """
     import json
 

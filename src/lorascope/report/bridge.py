@@ -22,8 +22,8 @@ from lorascope.report.text import show
 _HOW = (
     "The theory's target is unknown for a real model; the run with the most data stands in for it. Overlap: mean squared "
     "cosine of the principal angles between a run's column (or row) space of B A and that of the largest run, on a scale "
-    "where random subspaces of that rank give 0; layers are weighted by the squared norm of the largest run's update. Error: "
-    "mean square distance of the choices' logits to the largest run's, as a share of the frozen model's distance. In the "
+    "where random subspaces of that rank give 0; layers are weighted by the squared norm of the largest run's update. "
+    "Error: mean square distance of the choices' logits to the largest run's, as a share of the frozen model's distance. In the "
     "theory, overlap is the squared alignment and error is that of the update alone, as a share of that of no update."
 )
 _LIMITS = (
@@ -44,7 +44,8 @@ def bridge_sections(result: Mapping[str, Any]) -> list[Section]:
         f"{len(plan['seeds'])} seeds, {plan['steps']} steps; the largest run has {plan['reference_rows']} rows and "
         f"{plan['reference_steps']} steps. {result['parameters']:,} numbers an adapter, {plan['questions']} test questions."
     )
-    curve = f"Theory: rank {theory['rank']}, T = {theory['tokens']}, lambda' = {theory['ridge']:g}, Dn = {show(theory['noise'])}."
+    dn = show(theory["noise"])
+    curve = f"Theory: rank {theory['rank']}, T = {theory['tokens']}, lambda' = {theory['ridge']:g}, Dn = {dn}."
     notes = tuple(result["warnings"])
     sections = [
         Section("form", "What was run", (what, _HOW, curve, _LIMITS), points=notes),

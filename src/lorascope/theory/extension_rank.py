@@ -119,10 +119,10 @@ def prox(omega: Array, b: Array, k4: float, *, start: Array | None = None, most:
     """
     count, tokens, _ = omega.shape
     eye = np.eye(tokens)
-    weight = omega @ omega.transpose(0, 2, 1)
+    weight = np.asarray(omega @ omega.transpose(0, 2, 1))
     c = eye - k4 * b
     a = _first_guess(c, weight, k4) if start is None else start
-    inverse = np.linalg.inv(a)
+    inverse: Array = np.linalg.inv(a)
     energy = _dual(a, inverse, weight, c, k4)
     for _ in range(most):
         pulled = inverse @ weight @ inverse
@@ -138,7 +138,7 @@ def prox(omega: Array, b: Array, k4: float, *, start: Array | None = None, most:
             tried = a + length[:, None, None] * step
             positive = np.linalg.eigvalsh(tried)[:, 0] > 0
             tried = np.where(positive[:, None, None], tried, a)
-            new_inverse = np.linalg.inv(tried)
+            new_inverse: Array = np.linalg.inv(tried)
             new_energy = _dual(tried, new_inverse, weight, c, k4)
             fine = positive & (new_energy <= energy - 1e-4 * length * decrement + 1e-13 * np.abs(energy))
             if fine.all():
@@ -279,8 +279,8 @@ class _Sequences:
         # |W|^2/d is r q, so that the derivative by the q of one column is that by the whole; alpha / r divides it again.
         slope = -2 * rank / tokens**2 * np.trace(gap, axis1=1, axis2=2)
         jump = float((np.linalg.eigvalsh(eye - k4 * b)[:, 0] < 0).mean())
-        flat = (field.reshape(count, -1) for field in (omega, star, x))
-        return respond(self.alpha / rank, m, q, *flat, v, loss, slope, jump)
+        fields, target, answer = (array.reshape(count, -1) for array in (omega, star, x))
+        return respond(self.alpha / rank, m, q, fields, target, answer, v, loss, slope, jump)
 
 
 def default_samples(tokens: int, rank: int) -> int:

@@ -77,8 +77,8 @@ def _shape(shape: ShapeFit, curve: Sequence[CurvePoint]) -> str:
     if shape.outside == count:
         low, high = min(valid), max(valid)
         return (
-            f"Shape: does not hold for the {name}. The theory has values from {low:.2f} to {high:.2f} where it is valid, and "
-            f"nothing to say below its threshold; the best place for all {count} sizes is outside of that."
+            f"Shape: does not hold for the {name}. The theory has values from {low:.2f} to {high:.2f} where it is valid, "
+            f"and nothing to say below its threshold; the best place for all {count} sizes is outside of that."
         )
     unknown = any(error != error for error in shape.errors)
     gap = f"deviation {shape.rms:.3f}, of a constant {shape.constant_rms:.3f}"

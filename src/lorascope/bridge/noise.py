@@ -58,7 +58,8 @@ class EffectiveNoise:
 def centred(row: Row) -> NDArray[np.float64]:
     """Log-likelihoods of the choices without their mean, which the softmax over choices does not see."""
     values = np.asarray(row["log_likelihoods"], dtype=np.float64)
-    return values - values.mean()
+    found: NDArray[np.float64] = values - values.mean()
+    return found
 
 
 def residual(row: Row) -> float:

@@ -23,8 +23,8 @@ _HOW = (
     "The theory's target is unknown for a real model; the run with the most data stands in for it. Overlap: mean squared "
     "cosine of the principal angles between a run's column (or row) space of B A and that of the largest run, on a scale "
     "where random subspaces of that rank give 0; layers are weighted by the squared norm of the largest run's update. "
-    "Error: mean square distance of the choices' logits to the largest run's, as a share of the frozen model's distance. In the "
-    "theory, overlap is the squared alignment and error is that of the update alone, as a share of that of no update."
+    "Error: mean square distance of the choices' logits to the largest run's, as a share of the frozen model's distance. In "
+    "the theory, overlap is the squared alignment and error is that of the update alone, as a share of that of no update."
 )
 _LIMITS = (
     "The model has one attention head with tied query and key, Gaussian tokens and square loss; the network does not. Its "

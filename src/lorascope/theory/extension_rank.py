@@ -122,7 +122,7 @@ def prox(omega: Array, b: Array, k4: float, *, start: Array | None = None, most:
     weight = np.asarray(omega @ omega.transpose(0, 2, 1))
     c = eye - k4 * b
     a = _first_guess(c, weight, k4) if start is None else start
-    inverse: Array = np.linalg.inv(a)
+    inverse = np.asarray(np.linalg.inv(a), dtype=np.float64)
     energy = _dual(a, inverse, weight, c, k4)
     for _ in range(most):
         pulled = inverse @ weight @ inverse
@@ -138,7 +138,7 @@ def prox(omega: Array, b: Array, k4: float, *, start: Array | None = None, most:
             tried = a + length[:, None, None] * step
             positive = np.linalg.eigvalsh(tried)[:, 0] > 0
             tried = np.where(positive[:, None, None], tried, a)
-            new_inverse: Array = np.linalg.inv(tried)
+            new_inverse = np.asarray(np.linalg.inv(tried), dtype=np.float64)
             new_energy = _dual(tried, new_inverse, weight, c, k4)
             fine = positive & (new_energy <= energy - 1e-4 * length * decrement + 1e-13 * np.abs(energy))
             if fine.all():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lorascope.theory._prox import Array
-from lorascope.theory._record import Q0_UPDATE
+from lorascope.theory._record import JUMP_LIMIT, Q0_UPDATE
 
 TOLERANCE = 5e-5
 DAMPING = 0.7
@@ -240,7 +240,12 @@ def _inside(m: float, q: float) -> float:
 
 
 def choose(states: Sequence[State]) -> State:
-    """The state of lowest energy (the training loss); the first of those that are equal to 0.2 %, converged ones before others."""
+    """The state of lowest energy (training loss); the first of those within 0.2 %.
+
+    Converged states come first, and of them those beyond `JUMP_LIMIT` last: outside its regime the
+    symmetric solution's energy lies below the true one, so that it would win unfairly.
+    """
     pool = [state for state in states if state.converged] or list(states)
+    pool = [state for state in pool if state.jump <= JUMP_LIMIT] or pool
     lowest = min(state.loss for state in pool)
     return next(state for state in pool if state.loss <= lowest + 2e-3 * max(abs(lowest), 1e-3))

@@ -33,11 +33,11 @@ def symmetric(z: Array, tokens: int) -> Array:
 
 
 def eigh(b: Array) -> tuple[Array, Array]:
-    """Eigenvalues (ascending) and eigenvectors of symmetric matrices; in closed form for T up to 2, which is ten times faster."""
+    """Eigenvalues (ascending) and eigenvectors of symmetric matrices; for T up to 2 in closed form, ten times faster."""
     if b.shape[-1] == 1:
         return b[:, 0], np.ones_like(b)
     if b.shape[-1] > 2:
-        return np.linalg.eigh(b)  # type: ignore[return-value]
+        return np.linalg.eigh(b)
     mean, gap, off = (b[:, 0, 0] + b[:, 1, 1]) / 2, (b[:, 0, 0] - b[:, 1, 1]) / 2, b[:, 0, 1]
     radius, angle = np.hypot(gap, off), np.arctan2(off, gap) / 2
     cos, sin = np.cos(angle), np.sin(angle)

@@ -15,12 +15,14 @@ Q0_UPDATE = 1.0
 """Squared norm of the target's update over d."""
 JUMP_LIMIT = 0.2
 """Share of discontinuous proximal maps above which replica symmetry is not trusted."""
+JUMP_LIMIT_SOFTMAX = 0.05
+"""The same for softmax, where the share counts the sequences that have a second minimum."""
 REUSE_LIMIT = 0.05
 """Share of the stage-1 sequences above which reusing them is not described."""
 LARGEST_TOKENS = 16
 
 
-_Kind = TypeVar("_Kind", bound="Record")  # the type checker of the tests does not take Self
+R = TypeVar("R", bound="Record")
 
 
 class Record:
@@ -34,7 +36,7 @@ class Record:
         return {"kind": self.kind, **asdict(self)}  # type: ignore[call-overload]
 
     @classmethod
-    def from_dict(cls: type[_Kind], values: dict[str, Any]) -> _Kind:
+    def from_dict(cls: type[R], values: dict[str, Any]) -> R:
         """Build a result from what `to_dict` made.
 
         Raises:

@@ -1,8 +1,8 @@
 r"""Sequences of two tokens under a softmax: their loss, and the proximal maps of both stages.
 
-Only :math:`u = (z_{11} - z_{12}, z_{22} - z_{12})` matters; its covariance is Q C with C = [[3, 1], [1, 3]], and a sequence's
-loss is :math:`\ell = 2 \sum_k (s(u_k) - s(u^*_k))^2` with the logistic s. Neither proximal map is convex: both run a damped
-Newton descent from several points of each sequence and keep the lowest end.
+Only :math:`u = (z_{11} - z_{12}, z_{22} - z_{12})` matters; its covariance is Q C with C = [[3, 1], [1, 3]], and the
+loss of a sequence is :math:`\ell = 2 \sum_k (s(u_k) - s(u^*_k))^2` with the logistic s. Neither proximal map is convex:
+both run a damped Newton descent from several points of each sequence and keep the lowest end.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import expit
 
 from lorascope.theory._prox import Array
@@ -25,7 +26,7 @@ Fields = tuple[Array, Array]
 """The two components of points, each (k, n)."""
 Terms = tuple[Array, Array, Array, Array, Array, Array]
 """Value, gradient (2) and Hessian (11, 12, 22), each (k, n)."""
-Objective = Callable[[Array, Array, slice | Array], Terms]
+Objective = Callable[[Array, Array, slice | NDArray[np.intp]], Terms]
 """Components of points of some sequences and which sequences -> terms."""
 
 
@@ -64,7 +65,7 @@ def pretraining_prox(omega: Array, target: Array, v: float | int, near: Array | 
     w1, w2 = np.ascontiguousarray(omega[:, 0]), np.ascontiguousarray(omega[:, 1])
     t1, t2 = np.ascontiguousarray(target[:, 0]), np.ascontiguousarray(target[:, 1])
 
-    def objective(x: Array, y: Array, which: slice | Array) -> Terms:
+    def objective(x: Array, y: Array, which: slice | NDArray[np.intp]) -> Terms:
         l1, f1, s1 = _term(x, t1[which])
         l2, f2, s2 = _term(y, t2[which])
         a, b = x - w1[which], y - w2[which]
@@ -77,28 +78,12 @@ def pretraining_prox(omega: Array, target: Array, v: float | int, near: Array | 
     return _lowest(objective, starts)
 
 
-def finetuning_prox(
-    omega: Array, frozen: Array, target: Array, v: float | int, q: float | int, near: Sequence[Array]
-) -> tuple[Array, Array, Array, Array]:
-    r"""The chi that minimises :math:`|\chi - \omega|^2/(2v) + \ell(u(\chi), u^*)`, :math:`u_k = o_k + \chi_k^2 - \chi_1\chi_2 - q`.
-
-    Args:
-        omega: (n, 2).
-        frozen: Logits o of the frozen matrix, (n, 2).
-        target: s(u*) of (n, 2).
-        v: Susceptibility.
-        q: Squared norm of the update.
-        near: More starts, for instance the target's fields.
-
-    Returns:
-        chi, the loss, its derivative by q at fixed chi, and whether the curvature at chi = 0 has a negative direction (what
-        k4 b_max > 1 says in the linear model).
-    """
+def _finetuning_objective(omega: Array, frozen: Array, target: Array, v: float | int, q: float | int) -> Objective:
     w1, w2 = np.ascontiguousarray(omega[:, 0]), np.ascontiguousarray(omega[:, 1])
     t1, t2 = np.ascontiguousarray(target[:, 0]), np.ascontiguousarray(target[:, 1])
     o1, o2 = frozen[:, 0] - q, frozen[:, 1] - q
 
-    def objective(x: Array, y: Array, which: slice | Array) -> Terms:
+    def objective(x: Array, y: Array, which: slice | NDArray[np.intp]) -> Terms:
         xy = x * y
         l1, f1, s1 = _term(x * x - xy + o1[which], t1[which])
         l2, f2, s2 = _term(y * y - xy + o2[which], t2[which])
@@ -114,27 +99,57 @@ def finetuning_prox(
             1 / v + 2 * f2 + s1 * x * x + s2 * b * b,
         )
 
+    return objective
+
+
+def finetuning_prox(
+    omega: Array, frozen: Array, target: Array, v: float | int, q: float | int, near: Sequence[Array]
+) -> tuple[Array, Array, Array]:
+    r"""The chi that minimises :math:`|\chi - \omega|^2/(2v) + \ell(u(\chi), u^*)`.
+
+    The student's logits are :math:`u_k = o_k + \chi_k^2 - \chi_1\chi_2 - q`.
+
+    Args:
+        omega: (n, 2).
+        frozen: Logits o of the frozen matrix, (n, 2).
+        target: s(u*) of (n, 2).
+        v: Susceptibility.
+        q: Squared norm of the update.
+        near: More starts, for instance the target's fields.
+
+    Returns:
+        chi, the loss, and its derivative by q at fixed chi.
+    """
     reach = math.sqrt(v)
     starts = [omega, *near]
     starts += [omega + reach * np.array(step) for step in ((1, 1), (-1, -1), (1, -1), (-1, 1))]
-    chi = _lowest(objective, starts)
+    chi = _lowest(_finetuning_objective(omega, frozen, target, v, q), starts)
     x, y = chi[:, 0], chi[:, 1]
-    l1, f1, _ = _term(x * x - x * y + o1, t1)
-    l2, f2, _ = _term(y * y - x * y + o2, t2)
-    zero = np.zeros_like(x)
-    _, _, _, a, b, c = objective(zero, zero, slice(None))
-    smallest = (a + c) / 2 - np.hypot((a - c) / 2, b)
-    return chi, l1 + l2, -(f1 + f2), smallest < 0
+    l1, f1, _ = _term(x * x - x * y + frozen[:, 0] - q, target[:, 0])
+    l2, f2, _ = _term(y * y - x * y + frozen[:, 1] - q, target[:, 1])
+    return chi, l1 + l2, -(f1 + f2)
 
 
-def _lowest(objective: Objective, starts: Sequence[Array], *, rough: int = 5, most: int = 40) -> Array:
+def bistable(omega: Array, frozen: Array, target: Array, v: float | int, q: float | int) -> float:
+    """Share of the sequences whose proximal map has several local minima, by descent from twelve starts around omega."""
+    objective = _finetuning_objective(omega, frozen, target, v, q)
+    turns = np.arange(12) * (2 * math.pi / 5.5)
+    radius = np.sqrt(v) * np.linspace(0.0, 2.5, 12)
+    x = omega[:, 0] + (radius * np.cos(turns))[:, None]
+    y = omega[:, 1] + (radius * np.sin(turns))[:, None]
+    x, y, _ = _descend(objective, x, y, slice(None), 60)
+    spread = np.maximum(np.ptp(x, axis=0), np.ptp(y, axis=0))
+    return float((spread > 1e-2).mean())
+
+
+def _lowest(objective: Objective, starts: Sequence[Array], *, rough: int = 3, most: int = 40) -> Array:
     """A few steps from every start, then from the best of each sequence to the end."""
     x, y = np.stack([start[:, 0] for start in starts]), np.stack([start[:, 1] for start in starts])
     x, y, value = _descend(objective, x, y, slice(None), rough)
     best, rows = value.argmin(0), np.arange(x.shape[1])
     x, y = x[best, rows], y[best, rows]
     # Most sequences are done after a few steps; the others go on without them.
-    active = rows
+    active = rows.astype(np.intp)
     for steps in (6, 10, most):
         moved_x, moved_y, _ = _descend(objective, x[active], y[active], active, steps)
         x[active], y[active] = moved_x, moved_y
@@ -146,7 +161,7 @@ def _lowest(objective: Objective, starts: Sequence[Array], *, rough: int = 5, mo
 
 
 def _descend(
-    objective: Objective, x: Array, y: Array, which: slice | Array, most: int
+    objective: Objective, x: Array, y: Array, which: slice | NDArray[np.intp], most: int
 ) -> tuple[Array, Array, Array]:
     """Newton's method with a multiple of the identity where the Hessian is not positive or a step does not help."""
     value, g1, g2, a, b, c = objective(x, y, which)

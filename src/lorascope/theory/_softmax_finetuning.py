@@ -1,4 +1,4 @@
-r"""Stage 2 with softmax, T = 2: frozen and target logits are drawn together, since the loss is not a function of their difference."""
+r"""Stage 2 with softmax, T = 2: frozen and target logits are drawn together, as the loss depends on both."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 from scipy import optimize
 from scipy.special import expit
 
-from lorascope.core.errors import InputError
 from lorascope.theory._fixed_point import Response, State, respond
 from lorascope.theory._prox import Array, sobol_normals
 from lorascope.theory._record import Q0_UPDATE
-from lorascope.theory._softmax import C_ROOT, finetuning_prox, logit_loss, pretraining_prox
+from lorascope.theory._softmax import C_ROOT, bistable, finetuning_prox, logit_loss, pretraining_prox
 
 if TYPE_CHECKING:
     from lorascope.theory.finetuning import FineTuned, _Settings
     from lorascope.theory.pretraining import Pretrained
 
 SAMPLES = 2**12
+JUMP_SAMPLES = 2**10
 
 
 def update_fields(chi: Array, q: float | int) -> Array:
@@ -31,13 +31,13 @@ def update_fields(chi: Array, q: float | int) -> Array:
 
 
 def truncated_logits(z: Array, fraction: float | int, largest: bool = False) -> Array:
-    r"""Normals of covariance C, cut to the ``fraction`` with the smallest (largest) :math:`u_1^2 + u_2^2`; from normals of (n, 2).
+    r"""Normals of covariance C, cut to the ``fraction`` with the smallest (largest) :math:`u_1^2 + u_2^2`.
 
     In the eigenbasis of C the norm is 4 a^2 + 2 b^2, so that the radius is cut at an ellipse. The angle is moved by its
     distribution within the cut, then the radius.
 
     Args:
-        z: (n, 2).
+        z: Normals of (n, 2).
         fraction: Share that is kept.
         largest: Keep the outside.
 
@@ -70,6 +70,12 @@ def truncated_logits(z: Array, fraction: float | int, largest: bool = False) -> 
     return np.stack([half * (a + b), half * (a - b)], 1) @ C_ROOT
 
 
+def fields(h: Array, u: Array, m: float | int, q: float | int) -> tuple[Array, Array]:
+    r""":math:`\omega = \sqrt q h` and :math:`\chi^* = (m/\sqrt q) h + \sqrt{q_0 - m^2/q}\, u`."""
+    root = math.sqrt(q)
+    return root * h, (m / root) * h + math.sqrt(max(Q0_UPDATE - m * m / q, 0.0)) * u
+
+
 @dataclass
 class _Sequences:
     """Sequences of the softmax model; remembers the last minimisers as starts of the next proximal maps."""
@@ -83,12 +89,11 @@ class _Sequences:
 
     def respond(self, m: float, q: float, v: float) -> Response:
         """Averages at order parameters."""
-        omega = math.sqrt(q) * self.h
-        star = (m / math.sqrt(q)) * self.h + math.sqrt(max(Q0_UPDATE - m * m / q, 0.0)) * self.u
+        omega, star = fields(self.h, self.u, m, q)
         target = expit(self.target + update_fields(star, Q0_UPDATE))
-        chi, loss, slope, jump = finetuning_prox(omega, self.frozen, target, v, q, [star, -star, *self.near])
+        chi, loss, slope = finetuning_prox(omega, self.frozen, target, v, q, self.near or [star])
         self.near = [chi]
-        return respond(self.alpha, m, q, omega, star, chi, v, loss, slope, float(jump.mean()))
+        return respond(self.alpha, m, q, omega, star, chi, v, loss, slope, 0.0)
 
 
 def solve(
@@ -99,15 +104,11 @@ def solve(
     seed: int,
     tolerance: float,
 ) -> FineTuned:
-    """Stage 2 after a pre-training with softmax.
-
-    Raises:
-        InputError: Pre-training left nothing.
-    """
+    """Stage 2 after a pre-training with softmax."""
     from lorascope.theory.finetuning import solve_from
 
-    if first.Q <= 0:
-        raise InputError(f"pre-training collapsed at ridge {first.ridge:g} (S = 0): lower ridge")
+    slope = first.M / first.Q if first.Q > 0 else 0.0
+    left = first.M * slope
     beta = first.beta if settings.data == "recalibrated" else 1.0
     whole = first.Q0 + first.noise / 2
 
@@ -115,8 +116,8 @@ def solve(
         active = chosen and settings.data == "active"
         u = truncated_logits(z[:, :2], settings.fraction, settings.largest) if active else z[:, :2] @ C_ROOT
         omega = math.sqrt(first.Q) * u
-        star = (first.M / first.Q) * omega + math.sqrt(max(target - first.M**2 / first.Q, 0.0)) * z[:, 2:4] @ C_ROOT
-        if chosen and settings.data == "reused":
+        star = slope * omega + math.sqrt(max(target - left, 0.0)) * z[:, 2:4] @ C_ROOT
+        if chosen and settings.data == "reused" and first.V > 0:
             omega = pretraining_prox(omega, expit(star), first.V)
         return beta * omega, star
 
@@ -131,15 +132,18 @@ def solve(
     def error(found: State) -> float:
         z = sobol_normals(8, max(samples or 0, 2**14), seed + 1)
         frozen, clean = logits(z, first.Q0, chosen=False)
-        chi = math.sqrt(found.q) * z[:, 4:6]
-        if found.q > 0:
-            rest = math.sqrt(max(Q0_UPDATE - found.m**2 / found.q, 0.0))
-            star = (found.m / math.sqrt(found.q)) * z[:, 4:6] + rest * z[:, 6:8]
-        else:
-            star = z[:, 6:8]
+        chi, star = fields(z[:, 4:6], z[:, 6:8], found.m, max(found.q, 1e-12))
         student = frozen + update_fields(chi, found.q)
         return float(logit_loss(student, expit(clean + update_fields(star, Q0_UPDATE))).mean())
 
+    def jump(found: State) -> float:
+        z = sobol_normals(8, JUMP_SAMPLES, seed)
+        if found.q <= 0:
+            return 0.0
+        frozen, target = logits(z, whole, chosen=True)
+        omega, star = fields(z[:, 4:6], z[:, 6:8], found.m, found.q)
+        return bistable(omega, frozen, expit(target + update_fields(star, Q0_UPDATE)), found.v, found.q)
+
     noises = {"reused": first.delta_reuse, "recalibrated": first.delta_recalibrated}
     settings = settings.but(noise=noises.get(settings.data, first.delta_eff))
-    return solve_from(settings, problem, SAMPLES if samples is None else samples, start, tolerance, error)
+    return solve_from(settings, problem, SAMPLES if samples is None else samples, start, tolerance, error, jump)

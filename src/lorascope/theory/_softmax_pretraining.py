@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import expit
@@ -59,8 +59,10 @@ def _averages(z: Array, given: Pretrained, q: float, m: float, v: float, near: A
 
 
 def solve(given: Pretrained, samples: int, start: Pretrained | None, tolerance: float) -> Pretrained:
-    r"""Iterate :math:`\delta^2 = \alpha E|\tilde g|^2/(2 a_m^2)`, :math:`\eta = a_m/a`, :math:`\epsilon = \tilde\lambda/a_m`,
-    :math:`Q = \eta^2 J`, :math:`M = \eta(\int x f - \delta^2 D)`, :math:`V = D/(2a)`.
+    r"""The fixed point of stage 1.
+
+    .. math:: \delta^2 = \alpha E|\tilde g|^2/(2 a_m^2), \quad \eta = a_m/a, \quad \epsilon = \tilde\lambda/a_m, \quad
+              Q = \eta^2 J, \quad M = \eta (\int x f - \delta^2 D), \quad V = D/(2a).
 
     Every start runs on few points; the first that converges goes on with all of them.
 
@@ -92,6 +94,7 @@ def solve(given: Pretrained, samples: int, start: Pretrained | None, tolerance: 
         Q=q,
         M=m,
         rank_fraction=found.mass,
+        trace=found.trace,
         converged=point.converged,
         iterations=point.iterations,
         residual=point.residual,
@@ -103,6 +106,7 @@ def solve(given: Pretrained, samples: int, start: Pretrained | None, tolerance: 
 class _End:
     point: Point
     mass: float
+    trace: float
     collapsed: bool
 
 
@@ -110,13 +114,13 @@ def _run(given: Pretrained, z: Array, begin: Array, tolerance: float) -> _End:
     pull = math.sqrt(given.kappa) * max(given.ridge, SMALLEST_RIDGE)
     whole = given.Q0 + given.noise / 2
     near: Array | None = None
-    mass, collapsed = 0.0, False
+    mass, trace, collapsed = 0.0, 0.0, False
 
     def feasible(x: Array) -> bool:
         return bool(x[0] > 0 and x[2] > 0 and x[1] ** 2 < x[0] * whole)
 
     def step(x: Array) -> Array | None:
-        nonlocal near, mass, collapsed
+        nonlocal near, mass, trace, collapsed
         q, m, v = (float(value) for value in x)
         limit = math.sqrt(q * whole) * (1 - 1e-9)
         found, near = _averages(z, given, q, min(max(m, -limit), limit), v, near)
@@ -124,22 +128,28 @@ def _run(given: Pretrained, z: Array, begin: Array, tolerance: float) -> _End:
             return None
         law = Spectrum.of(given.kappa0, given.alpha * found.square / (2 * found.am**2))
         cut = law.moments(pull / found.am)
-        eta, mass = found.am / found.a, cut.mass
+        eta = found.am / found.a
+        mass, trace = cut.mass, eta * cut.f
         new = np.array([eta**2 * cut.j, eta * (cut.xf - law.variance * cut.d), cut.d / (2 * found.a)])
         collapsed = bool(new[0] < SMALLEST or new[2] < SMALLEST)
         return None if collapsed else new
 
     point = fixed_point(step, begin, feasible=feasible, tolerance=tolerance, most=MOST)
-    return _End(point, mass, collapsed)
+    return _End(point, mass, trace, collapsed)
 
 
-def _rest(given: Pretrained, z: Array, q: float, m: float, v: float) -> dict[str, float]:
+def _rest(given: Pretrained, z: Array, q: float, m: float, v: float) -> dict[str, Any]:
     """Residual variance on the training set, k, and the error of the noiseless target on fresh sequences."""
     whole = given.Q0 + given.noise / 2
     delta = given.noise / 2 + max(given.Q0 - 2 * m + q, 0.0)
     if q == 0:
         star = math.sqrt(given.Q0) * z[:, :2] @ C_ROOT
-        return {"V": 0.0, "k": 1.0, "delta_reuse": delta, "error": float(logit_loss(np.zeros_like(star), expit(star)).mean())}
+        return {
+            "V": 0.0,
+            "k": 1.0,
+            "delta_reuse": delta,
+            "error": float(logit_loss(np.zeros_like(star), expit(star)).mean()),
+        }
     omega, star = fields(z, q, m, whole)
     gap = pretraining_prox(omega, expit(star), v) - star
     reuse = float(((gap @ C_INVERSE) * gap).sum(1).mean() / 2)

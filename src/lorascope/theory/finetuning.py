@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -16,6 +16,7 @@ from lorascope.theory._prox import Array, prox, sobol_normals, symmetric
 from lorascope.theory._record import (
     DATA,
     JUMP_LIMIT,
+    JUMP_LIMIT_SOFTMAX,
     Q0_UPDATE,
     REUSE_LIMIT,
     Record,
@@ -50,7 +51,8 @@ class FineTuned(Record):
         alignment: m / sqrt(q q0), how well the direction is recovered.
         test_error: Of the noiseless target on fresh sequences.
         train_loss: Over d, penalty included.
-        jump: Share of the sequences whose proximal map is discontinuous.
+        jump: Share of the sequences whose proximal map can jump: linear, P(4 v b_max / T^2 > 1); softmax, with
+            several minima.
         start: The start whose solution has the lowest energy.
         energies: Energy (training loss over d) of the solution that each start led to, by the name of the start.
         converged: Whether the last change was below the tolerance.
@@ -134,7 +136,7 @@ def finetune(
         InputError: A value is out of range.
 
     Example:
-        >>> found = finetune(alpha=4.0, tokens=2, ridge=0.5, noise=0.7, samples=1024)
+        >>> found = finetune(alpha=4.0, tokens=2, ridge=0.5, noise=0.7)
         >>> round(found.m, 2), round(found.q, 2), round(found.alignment, 2)
         (0.97, 0.98, 0.98)
     """
@@ -249,7 +251,8 @@ def truncate(z: Array, fraction: float | int, largest: bool = False) -> Array:
     share = gammainc(half, square / 2)
     kept = 1 - fraction + fraction * share if largest else fraction * share
     wanted = 2 * gammaincinv(half, np.clip(kept, 0.0, 1 - 1e-15))
-    return z * np.sqrt(wanted / np.maximum(square, 1e-300))[:, None]
+    moved: Array = z * np.sqrt(wanted / np.maximum(square, 1e-300))[:, None]
+    return moved
 
 
 def _kept_square(count: int, fraction: float, largest: bool) -> float:
@@ -277,8 +280,6 @@ class _Settings:
 
     def but(self, **changes: float | bool) -> _Settings:
         """The same with some values changed."""
-        from dataclasses import replace
-
         return replace(self, **changes)  # type: ignore[arg-type]
 
 
@@ -295,13 +296,15 @@ def _warnings_of(first: Pretrained, data: str, alpha: float, largest: bool, dim:
                 f"data 'reused' needs {alpha * dim:.0f} sequences and stage 1 has {first.alpha * dim**2:.0f}: lower alpha"
             )
         if share > REUSE_LIMIT:
-            words.append(f"{share:.1%} of the stage-1 sequences are reused, above {REUSE_LIMIT:.0%}: they are not a small part")
+            words.append(
+                f"{share:.1%} of the stage-1 sequences are reused, above {REUSE_LIMIT:.0%}: they are not a small part"
+            )
     return tuple(words)
 
 
 def default_samples(tokens: int) -> int:
     """Quasi-random points by the length of a sequence: what keeps a point of both stages under 3 s."""
-    return 2**13 if tokens <= 3 else 2**12 if tokens <= 6 else 2**11
+    return 2**14 if tokens <= 2 else 2**13 if tokens == 3 else 2**12 if tokens <= 6 else 2**11
 
 
 def _linear(
@@ -356,6 +359,7 @@ def solve_from(
     start: FineTuned | str | None,
     tolerance: float,
     error: Callable[[State], float] | None = None,
+    jump: Callable[[State], float] | None = None,
 ) -> FineTuned:
     """Every start on few points, then the one of lowest energy on all of them.
 
@@ -366,6 +370,7 @@ def solve_from(
         start: See `finetune`.
         tolerance: Of the iteration.
         error: Test error of a state; the linear one by default.
+        jump: Diagnostic of a state, if `problem` does not give it.
     """
     above_zero(alpha=settings.alpha, ridge=settings.ridge, tolerance=tolerance)
     at_least_zero(base_error=settings.base_error)
@@ -381,13 +386,16 @@ def solve_from(
         names = [start] if isinstance(start, str) else list(STARTS)
         coarse = problem(min(COARSE, samples))
         tried = [
-            iterate(coarse, State(*STARTS[name], name), alpha, ridge, tolerance=max(tolerance, 5e-4)) for name in names
+            iterate(coarse, State(*STARTS[name], name), alpha, ridge, tolerance=max(tolerance, 5e-4), most=60)
+            for name in names
         ]
         energies = {state.start: state.loss for state in tried}
         begin = choose(tried)
-        if begin.q <= SMALLEST or not begin.converged:
+        if begin.q <= SMALLEST:
             begin = State(*STARTS[begin.start], begin.start)
     found = iterate(fine, begin, alpha, ridge, tolerance=tolerance, most=60)
+    if jump is not None:
+        found = replace(found, jump=jump(found))
     energies = energies or {found.start: found.loss}
     factor = (settings.tokens + 1) / settings.tokens
     if error is None:
@@ -416,18 +424,19 @@ def solve_from(
         converged=found.converged,
         iterations=found.iterations,
         residual=found.residual,
-        warnings=[*settings.words, *_words(found)],
+        warnings=[*settings.words, *_words(found, settings.activation)],
     )
 
 
-def _words(found: State) -> list[str]:
+def _words(found: State, activation: str) -> list[str]:
     words = []
+    limit = JUMP_LIMIT if activation == "linear" else JUMP_LIMIT_SOFTMAX
     if found.q <= SMALLEST:
         words.append("the update collapsed to zero: raise alpha or lower ridge")
     if not found.converged:
         words.append(f"not converged after {found.iterations} iterations (last change {found.residual:.1e})")
-    if found.jump > JUMP_LIMIT:
+    if found.jump > limit:
         words.append(
-            f"jump {found.jump:.2f} is above {JUMP_LIMIT}: replica symmetry is doubtful near and below the recovery threshold"
+            f"jump {found.jump:.2f} is above {limit}: near the recovery threshold replica symmetry is doubtful"
         )
     return words

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from scipy import optimize
 
@@ -46,6 +46,7 @@ class Pretrained(Record):
         beta: M / Q, the best factor of S; 1 if S = 0.
         error: Of the noiseless target on a fresh sequence; linear: (T+1)/T base_error.
         rank_fraction: Share of the eigenvalues of S that are not 0.
+        trace: Tr S / d; that of S0 is sqrt(kappa0).
         converged: Whether the residual is below the tolerance.
         iterations: Evaluations of the fixed-point map.
         residual: Largest change that the map would still make.
@@ -74,6 +75,7 @@ class Pretrained(Record):
     beta: float
     error: float
     rank_fraction: float
+    trace: float
     converged: bool
     iterations: int
     residual: float
@@ -107,10 +109,12 @@ def pretrain(
     start: Pretrained | None = None,
     tolerance: float = 1e-9,
 ) -> Pretrained:
-    r"""Order parameters of stage 1: minimise :math:`\sum T^{-2} |z(S) - y|_F^2 + d\,\tilde\lambda\,\mathrm{Tr} S` over S >= 0.
+    r"""Order parameters of stage 1.
 
-    With :math:`\gamma = \alpha T (T+1)`, :math:`\delta^2 = \Delta_{\rm eff}/\gamma`, f(x) = (x - eps)_+ and the integrals J, D
-    over the law of S0 + delta GOE (see `lorascope.theory.spectrum`):
+    Pre-training minimises :math:`\sum T^{-2} |z(S) - y|_F^2 + d\,\tilde\lambda\,\mathrm{Tr} S` over S >= 0.
+
+    With :math:`\gamma = \alpha T (T+1)`, :math:`\delta^2 = \Delta_{\rm eff}/\gamma`, f(x) = (x - eps)_+ and the integrals
+    J, D over the law of S0 + delta GOE (see `lorascope.theory.spectrum`):
 
     .. math:: \epsilon (\gamma - D) = \sqrt\kappa \lambda T^2/2, \quad Q = J, \quad M = \int x f\, d\mu - \delta^2 D, \quad
               \Delta_{\rm eff} = \Delta/2 + Q_0 - 2M + Q, \quad k = 1/(1 - D/\gamma).
@@ -154,7 +158,9 @@ def pretrain(
     if penalty not in PENALTIES:
         raise unknown_name("penalty", penalty, PENALTIES)
     if not (math.isfinite(kappa) and kappa >= 1):
-        raise InputError(f"kappa {kappa} must be a number of at least 1: narrower factors are not equal to the nuclear norm")
+        raise InputError(
+            f"kappa {kappa} must be a number of at least 1: narrower factors are not equal to the nuclear norm"
+        )
     given = Pretrained(
         alpha=float(alpha),
         tokens=tokens,
@@ -177,6 +183,7 @@ def pretrain(
         beta=1.0,
         error=0.0,
         rank_fraction=0.0,
+        trace=0.0,
         converged=False,
         iterations=0,
         residual=0.0,
@@ -199,7 +206,7 @@ def complete(found: Pretrained) -> Pretrained:
     q, m, q0 = found.Q, found.M, found.Q0
     recalibrated = max(q0 - m * m / q, 0.0) if q > 0 else q0
     base = max(q0 - 2 * m + q, 0.0)
-    changes: dict[str, float] = {"base_error": base, "base_recalibrated": recalibrated, "beta": m / q if q > 0 else 1.0}
+    changes: dict[str, Any] = {"base_error": base, "base_recalibrated": recalibrated, "beta": m / q if q > 0 else 1.0}
     changes |= {"delta_eff": found.noise / 2 + base, "delta_recalibrated": found.noise / 2 + recalibrated}
     if found.activation == "linear":
         changes |= {"delta_reuse": changes["delta_eff"] / found.k**2, "error": (found.tokens + 1) / found.tokens * base}
@@ -211,7 +218,7 @@ def _warnings(found: Pretrained) -> list[str]:
     words = []
     if found.collapsed:
         words.append(
-            f"pre-training collapsed (Q {found.Q:.2g} of {found.Q0:.2g}, {found.rank_fraction:.1%} of the eigenvalues kept): "
+            f"pre-training collapsed (Q {found.Q:.2g} of {found.Q0:.2g}, {found.rank_fraction:.1%} of eigenvalues kept): "
             "lower ridge"
         )
     if found.k > INTERPOLATION:
@@ -230,7 +237,7 @@ def threshold(law: Spectrum, gamma: float | int, pull: float | int) -> tuple[flo
     top = max(law.top, 0.0)
     if top * gamma <= pull:
         eps = pull / gamma
-        return eps, Moments(0.0, 0.0, 0.0, 0.0)
+        return eps, Moments(0.0, 0.0, 0.0, 0.0, 0.0)
     # D is at most 1 (its value without a threshold) and positive, so that the root lies above pull / gamma.
     low = pull / gamma
     eps = low if gap(low) >= 0 else float(optimize.brentq(gap, low, top, xtol=1e-14, rtol=1e-13))
@@ -284,6 +291,7 @@ def _nuclear(given: Pretrained, tolerance: float) -> Pretrained:
         V=(k - 1) * tokens**2 / 4,
         k=k,
         rank_fraction=found.mass,
+        trace=found.f,
         converged=residual < max(tolerance, 2 * low * (given.noise == 0)),
         iterations=count,
         residual=residual,
@@ -307,6 +315,7 @@ def _frobenius(given: Pretrained) -> Pretrained:
         V=v,
         k=k,
         rank_fraction=1.0,
+        trace=eta * math.sqrt(given.kappa0),
         converged=True,
         iterations=1,
         residual=0.0,

@@ -6,8 +6,8 @@ r"""Eigenvalues of the target seen through noise: the law of :math:`S_0 + \delta
 .. math:: x = \frac{K}{1 - g/K} + \delta^2 g + \frac1g,
 
 a cubic for the Stieltjes transform g. Its complex root gives the density :math:`\rho = \mathrm{Im}\,g/\pi` and the Hilbert
-transform :math:`H = \mathrm{Re}\,g`. The edges of the support are where dx/dg = 0. Between two edges (or from a threshold to an
-edge) :math:`x = \mathrm{lo} + (\mathrm{hi} - \mathrm{lo}) \sin^2(\theta/2)` takes the square roots out of the integrands, and
+transform :math:`H = \mathrm{Re}\,g`. The edges of the support are where dx/dg = 0. Between two edges (or from a threshold to
+an edge) :math:`x = \mathrm{lo} + (\mathrm{hi} - \mathrm{lo}) \sin^2(\theta/2)` takes the square roots out, and
 Gauss-Legendre nodes in :math:`\theta` converge exponentially. This also resolves the narrow part near 0 that a target of low
 rank has at small :math:`\delta`, without an extra grid.
 """
@@ -35,12 +35,14 @@ class Moments:
         j: int f^2 dmu.
         d: 2 int f H dmu, which is the derivative of j by delta^2.
         xf: int x f dmu.
+        f: int f dmu.
         mass: Share of the eigenvalues above eps.
     """
 
     j: float
     d: float
     xf: float
+    f: float
     mass: float
 
 
@@ -87,7 +89,7 @@ def edges(kappa0: float | int, variance: float | int) -> list[tuple[float, float
 
     Example:
         >>> [(round(lo, 3), round(hi, 3)) for lo, hi in edges(0.25, 0.0001)]
-        [(-0.017, 0.017), (0.494, 4.501)]
+        [(-0.017, 0.017), (0.5, 4.5)]
     """
     k = math.sqrt(kappa0)
     linear = np.array([-1 / k, 1.0])
@@ -185,6 +187,7 @@ class Spectrum:
             j=float((f * f * mass).sum()),
             d=float(2 * (f * h * mass).sum()),
             xf=float((x * f * mass).sum()),
+            f=float((f * mass).sum()),
             mass=float(mass.sum()),
         )
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 import warnings
-from collections.abc import Callable
 from typing import cast
 
 import typer
 
+from lorascope.cli._stop import stoppable
 from lorascope.cli.claims import claims_command
 from lorascope.cli.compare_inits import compare_inits_command
 from lorascope.cli.doctor import doctor_command
@@ -23,6 +22,7 @@ from lorascope.cli.report import report_command
 from lorascope.cli.reproduce import reproduce_command
 from lorascope.cli.select import select_command
 from lorascope.cli.sweep import sweep_command
+from lorascope.cli.theory import theory_app
 from lorascope.cli.train import train_command
 from lorascope.core.errors import LorascopeError
 
@@ -38,34 +38,21 @@ app = typer.Typer(
 )
 
 
-def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that ends with exit code 130 and one line when the user presses Ctrl-C."""
-
-    @functools.wraps(command)
-    def wrapped(*args: object, **options: object) -> None:
-        try:
-            command(*args, **options)
-        except KeyboardInterrupt:
-            typer.secho("\nlorascope: stopped; run the same command again to go on from here", err=True, fg="yellow")
-            raise typer.Exit(130) from None
-
-    return wrapped
-
-
-app.command("quickstart")(_stoppable(quickstart_command))
-app.command("train")(_stoppable(train_command))
-app.command("init")(_stoppable(init_command))
-app.command("measure")(_stoppable(measure_command))
-app.command("quantize")(_stoppable(quantize_command))
-app.command("select")(_stoppable(select_command))
-app.command("sweep")(_stoppable(sweep_command))
-app.command("fit")(_stoppable(fit_command))
-app.command("plan")(_stoppable(plan_command))
-app.command("compare-inits")(_stoppable(compare_inits_command))
-app.command("claims")(_stoppable(claims_command))
-app.command("reproduce")(_stoppable(reproduce_command))
-app.command("doctor")(_stoppable(doctor_command))
-app.command("report")(_stoppable(report_command))
+app.command("quickstart")(stoppable(quickstart_command))
+app.command("train")(stoppable(train_command))
+app.command("init")(stoppable(init_command))
+app.command("measure")(stoppable(measure_command))
+app.command("quantize")(stoppable(quantize_command))
+app.command("select")(stoppable(select_command))
+app.command("sweep")(stoppable(sweep_command))
+app.command("fit")(stoppable(fit_command))
+app.command("plan")(stoppable(plan_command))
+app.command("compare-inits")(stoppable(compare_inits_command))
+app.command("claims")(stoppable(claims_command))
+app.command("reproduce")(stoppable(reproduce_command))
+app.command("doctor")(stoppable(doctor_command))
+app.add_typer(theory_app, name="theory")
+app.command("report")(stoppable(report_command))
 
 
 def _version(show: bool | None) -> None:

@@ -54,7 +54,7 @@ def page(facts: dict[str, Any]) -> str:
         "# The theory beside a real model",
         "",
         f"{plan['model']} on {plan['task']}, rank {plan['rank']} ({facts['parameters']:,} numbers an adapter): "
-        f"{', '.join(map(str, plan['sizes']))} training rows, {len(plan['seeds'])} seeds, {plan['steps']} steps of 16 rows each. "
+        f"{', '.join(map(str, plan['sizes']))} training rows, {len(plan['seeds'])} seeds, {plan['steps']} steps of 16 rows. "
         f"The largest run, which stands in for the theory's target, has {plan['reference_rows']} rows, "
         f"{plan['reference_steps']} steps and another seed. All are scored on the same {plan['questions']} questions. "
         f"Theory: rank {theory['rank']}, T = {theory['tokens']}, lambda' = {theory['ridge']:g}, Dn = {theory['noise']:.2f}. "

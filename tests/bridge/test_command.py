@@ -6,7 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import lorascope.bridge.compare as compare
 from lorascope.bridge import BridgePlan, BridgeResult
+from lorascope.bridge.shape import CurvePoint, theory_curve
 from lorascope.cli import main
 
 Made = tuple[BridgePlan, Path, BridgeResult]
@@ -32,6 +34,12 @@ def test_page_record_and_table(
     tiny_bridge: Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, folder, result = tiny_bridge
+
+    def rough(*, samples: int, **settings: float) -> list[CurvePoint]:
+        assert samples == 2**10
+        return theory_curve(**settings, samples=64)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(compare, "theory_curve", rough)
     before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
     assert call(monkeypatch, *options(tiny_bridge)) == 0
     said = " ".join(capsys.readouterr().out.split())

@@ -120,6 +120,7 @@ def test_findings_say_what_holds_and_what_does_not() -> None:
     assert good.count("as the theory's direction") == 3
     assert "one place on the theory's axis would describe both" in good
     assert "Dn is at most 2.0" in good
+    assert "Overlap at the same error: at" in good
     bad = said([0.10, 0.11, 0.10], [0.9, 0.95, 1.2])
     assert "is compatible" not in bad
     assert "no change beyond two standard errors" in bad

@@ -36,7 +36,8 @@ def findings_of(
     found = [_noise(noise)]
     found += [_direction(ordered, name) for name in ("column_above", "update", "relative_error")]
     found += [_shape(shape, curve) for shape in shapes if shape.measured != "row_above"]
-    found += [line for line in (_factors(shapes), _relation(relations), _between(relations)) if line]
+    found += [line for line in (_factors(shapes), _relation(relations), _same_error(relations, curve)) if line]
+    found += [line for line in (_between(relations),) if line]
     return found
 
 
@@ -116,6 +117,22 @@ def _relation(relations: Sequence[dict[str, Any]]) -> str:
     return (
         f"Error against overlap: {len(known)} of {len(relations)} sizes can be compared; the largest gap is at "
         f"{worst['rows']} rows: measured {worst['relative_error']:.2f}, theory {worst['theory_error']:.2f}."
+    )
+
+
+def _same_error(relations: Sequence[dict[str, Any]], curve: Sequence[CurvePoint]) -> str:
+    """The overlap that goes with a measured error, here and in the theory: the pair of errors that lie closest."""
+    pairs = [
+        (abs(row["relative_error"] - point.error), row, point) for row in relations for point in curve if point.valid
+    ]
+    if not pairs:
+        return ""
+    gap, row, point = min(pairs, key=lambda pair: pair[0])
+    if gap > 0.1:
+        return "Overlap at the same error: no measured error is within 0.1 of one at which the theory is valid."
+    return (
+        f"Overlap at the same error: at {row['rows']} rows the error is {row['relative_error']:.2f} and the overlap "
+        f"{row['overlap']:.2f}; the theory's point of the nearest error, {point.error:.2f}, has an overlap of {point.overlap:.2f}."
     )
 
 

@@ -12,14 +12,15 @@ from tqdm.auto import tqdm
 
 from lorascope.core.errors import InputError, unknown_name
 from lorascope.quantization.codebooks import borders, codebook
+from lorascope.quantization.events import best_shift
 from lorascope.quantization.grid import Grid
 from lorascope.quantization.packing import look_up, pack
-from lorascope.quantization.search import OBJECTIVES, best_candidate, code_borders
+from lorascope.quantization.search import OBJECTIVES, Candidates, best_listed, code_borders
 from lorascope.quantization.storage import Stored
 
 SEARCHES = ("shift", "scale")
-# Entries of the largest tensor of a search; bounds its memory to a few hundred megabytes.
-_ENTRIES = 2**23
+# Entries of the largest tensors of a search: about what a processor's cache holds; a GPU wants more at a time.
+_ENTRIES = {"cpu": 2**17, "cuda": 2**23}
 # Sums of weights beyond this would overflow in float32.
 _LARGEST = 1e37
 
@@ -181,14 +182,14 @@ def quantize_icq(
         group_size=group_size if double_quant else None,
     )
     codes, entropies = torch.empty(flat.numel(), dtype=torch.uint8, device=flat.device), []
-    at, step = 0, max(_ENTRIES // (grid.width * middles.numel()), 1)
+    at, step = 0, max(_ENTRIES.get(flat.device.type, 2**20) // max(grid.width, block_size), 1)
     with tqdm(total=flat.numel(), desc="quantise", unit="w", unit_scale=True, disable=not progress, leave=False) as bar:
         for piece in pieces:
             for rows in torch.split(piece, step):
                 shift, scale, valid = grid.candidates(at, at + rows.shape[0])
                 if shift.shape[1] > 1:
-                    ordered = rows.sort(dim=1).values
-                    best = best_candidate(ordered, shift, scale, valid, values, middles, objective).unsqueeze(1)
+                    candidates = Candidates(rows.sort(dim=1).values, shift, scale, valid, values, middles)
+                    best = (best_shift if search == "shift" else best_listed)(candidates, objective).unsqueeze(1)
                     shift, scale = shift.gather(1, best), scale.gather(1, best)
                 grid.choose(at, shift[:, 0], scale[:, 0])
                 found = torch.searchsorted(code_borders(shift[:, 0], scale[:, 0], middles), rows.contiguous())

@@ -167,7 +167,18 @@ def quantize_icq(
         IR-QLoRA, arXiv 2402.05445, section 3.2 and appendix. The window in units of the block's largest magnitude is that of
         the paper's code; in the units of the weights, as printed, it would span several standard deviations.
     """
-    _check(weight, block_size, n, lam, objective, search, codebook_kind, group_size)
+    check_options(
+        bits=bits,
+        block_size=block_size,
+        n=n,
+        lam=lam,
+        objective=objective,
+        codebook_kind=codebook_kind,
+        search=search,
+        double_quant=double_quant,
+        group_size=group_size,
+    )
+    _check_weight(weight)
     values = codebook(codebook_kind, bits).to(weight.device)
     middles = borders(values)
     flat = weight.detach().flatten().float()
@@ -230,9 +241,45 @@ def _extent(rows: Float[Tensor, "blocks size"]) -> Float[Tensor, "blocks 3"]:
     return torch.stack([low, rows.median(dim=1).values, high], dim=1)
 
 
-def _check(
-    weight: Tensor, block_size: int, n: int, lam: float, objective: str, search: str, kind: str, group_size: int
+def check_options(
+    *,
+    bits: int,
+    block_size: int,
+    n: int,
+    lam: float,
+    objective: str,
+    codebook_kind: str,
+    search: str,
+    double_quant: bool,
+    group_size: int,
 ) -> None:
+    """Refuse options of `quantize_icq` that are out of range.
+
+    Raises:
+        InputError: One is; the message names it.
+
+    Example:
+        >>> check_options(bits=4, block_size=64, n=100, lam=0.1, objective="mse", codebook_kind="nf", search="shift",
+        ...               double_quant=True, group_size=256)
+    """
+    codebook(codebook_kind, bits)
+    for name, value, least in (("block_size", block_size, 2), ("n", n, 0), ("group_size", group_size, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{name} {value} must be a whole number of at least {least}")
+    if isinstance(lam, bool) or not isinstance(lam, int | float) or not (math.isfinite(lam) and lam > 0):
+        raise InputError(f"lam {lam} must be a number above 0")
+    if not isinstance(double_quant, bool):
+        raise InputError(f"double_quant {double_quant} must be True or False")
+    for kind, given, known in (("objective", objective, OBJECTIVES), ("search", search, SEARCHES)):
+        if given not in known:
+            raise unknown_name(kind, str(given), known)
+    if search == "scale" and codebook_kind != "int":
+        raise InputError(
+            f"search 'scale' has a meaning for integers only, not for code book '{codebook_kind}': use search 'shift'"
+        )
+
+
+def _check_weight(weight: Tensor) -> None:
     if not weight.is_floating_point():
         raise InputError(
             f"weight has type {str(weight.dtype).removeprefix('torch.')}: only floating point can be quantised"
@@ -246,16 +293,3 @@ def _check(
         )
     if (largest := float(weight.abs().max())) > _LARGEST:
         raise InputError(f"weight holds {largest:.3g}: magnitudes above {_LARGEST:.0e} cannot be quantised")
-    for name, value, least in (("block_size", block_size, 2), ("n", n, 0), ("group_size", group_size, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name} {value} must be a whole number of at least {least}")
-    if not (math.isfinite(lam) and lam > 0):
-        raise InputError(f"lam {lam} must be a number above 0")
-    if objective not in OBJECTIVES:
-        raise unknown_name("objective", objective, OBJECTIVES)
-    if search not in SEARCHES:
-        raise unknown_name("search", search, SEARCHES)
-    if search == "scale" and kind != "int":
-        raise InputError(
-            f"search 'scale' has a meaning for integers only, not for code book '{kind}': use search 'shift'"
-        )

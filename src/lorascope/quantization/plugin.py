@@ -16,11 +16,9 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name, should_convert_module
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from lorascope.core.errors import InputError, unknown_name
-from lorascope.quantization.codebooks import BITS, CODEBOOKS
-from lorascope.quantization.icq import SEARCHES, IcqTensor, quantize_icq
+from lorascope.core.errors import InputError
+from lorascope.quantization.icq import IcqTensor, check_options, quantize_icq
 from lorascope.quantization.linear import IcqLinear, state_of
-from lorascope.quantization.search import OBJECTIVES
 
 METHOD = "icq"
 
@@ -88,20 +86,12 @@ class ICQConfig(QuantizationConfigMixin):
     ) -> None:
         if set(unknown) - {"quant_method"}:
             raise InputError(f"ICQConfig has no option '{min(set(unknown) - {'quant_method'})}'")
-        for kind, given, known in (
-            ("objective", objective, OBJECTIVES),
-            ("code book", codebook, CODEBOOKS),
-            ("search", search, SEARCHES),
-        ):
-            if given not in known:
-                raise unknown_name(kind, str(given), known)
-        if isinstance(bits, bool) or bits not in BITS:
-            raise InputError(f"bits {bits} is not supported: choose from {', '.join(map(str, BITS))}")
         self.quant_method = METHOD  # type: ignore[assignment]
         self.bits, self.block_size, self.n, self.lam = bits, block_size, n, lam
         self.objective, self.codebook, self.search = objective, codebook, search
         self.double_quant, self.group_size = double_quant, group_size
         self.modules_to_not_convert = None if modules_to_not_convert is None else list(modules_to_not_convert)
+        check_options(**self.quantize_options)
 
     @property
     def quantize_options(self) -> dict[str, Any]:

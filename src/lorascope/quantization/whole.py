@@ -35,10 +35,10 @@ class QuantizationReport:
     """What quantising a model kept and lost.
 
     Attributes:
-        layers: One record a quantised layer: ``name``, ``shape``, ``weights``, ``bits_per_weight``, ``entropy_bits`` (mean
-            over its blocks) and ``relative_error`` (Frobenius norm of the difference over that of the weight); with
-            ``_plain`` behind the name, the same without a search.
-        totals: The same over all layers (entropies weighted by blocks, errors by squares), with ``quantized_weights``,
+        layers: One record a quantised layer: ``name``, ``shape``, ``weights``, ``bits_per_weight``, ``norm`` (Frobenius),
+            ``entropy_bits`` (mean over its blocks) and ``relative_error`` (norm of the difference over that of the weight);
+            with ``_plain`` behind the name, the same without a search.
+        totals: The same over all layers (entropies weighted by weights, errors by squares), with ``quantized_weights``,
             ``kept_weights`` (left dense), ``bytes_before`` and ``bytes_after`` (all tensors of the model) and ``seconds``.
         kept: Dense weights that were left alone -> why.
         config: The options of `ICQConfig`.
@@ -200,19 +200,20 @@ def measure_loss(weight: Tensor, quantized: IcqTensor) -> dict[str, float]:
         quantized: What it became.
 
     Returns:
-        ``bits_per_weight``; ``entropy_bits``: mean entropy of the codes of a block; ``relative_error``: Frobenius norm of
-        the difference over that of the weight, 0 for a weight of zeros.
+        ``bits_per_weight``; ``norm``: Frobenius norm of the weight; ``entropy_bits``: mean entropy of the codes of a block;
+        ``relative_error``: norm of the difference over that of the weight, 0 for a weight of zeros.
 
     Example:
         >>> weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
         >>> round(measure_loss(weight, quantize_icq(weight, objective="none"))["relative_error"], 3)
-        0.091
+        0.092
     """
     dense = weight.detach().to(torch.float64)
     lost = (quantized.dequantize(torch.float64) - dense).square().sum()
     whole = dense.square().sum()
     return {
         "bits_per_weight": quantized.bits_per_weight,
+        "norm": math.sqrt(float(whole)),
         "entropy_bits": float(quantized.block_entropy_bits.mean()),
         "relative_error": math.sqrt(float(lost / whole)) if float(whole) > 0 else 0.0,
     }
@@ -253,14 +254,15 @@ def _report(
 ) -> QuantizationReport:
     records = follower.records
     weights = sum(record["weights"] for record in records)
-    norms = {name: 0.0 for name in ("relative_error", "relative_error_plain")}
+    squares = sum(record["norm"] ** 2 for record in records)
     totals: dict[str, int | float] = {"quantized_weights": weights}
     for key in ("bits_per_weight", "entropy_bits", "entropy_bits_plain"):
         if key in records[0]:
             totals[key] = sum(record[key] * record["weights"] for record in records) / weights
-    for key in norms:
+    for key in ("relative_error", "relative_error_plain"):
         if key in records[0]:
-            totals[key] = math.sqrt(sum(record[key] ** 2 * record["weights"] for record in records) / weights)
+            lost = sum((record[key] * record["norm"]) ** 2 for record in records)
+            totals[key] = math.sqrt(lost / squares) if squares else 0.0
     kept = kept_dense(model)
     layers = icq_layers(model)
     quantized = {id(p) for layer in layers.values() for p in layer.parameters() if p is layer.weight}

@@ -84,7 +84,9 @@ def find_events(shifts: Candidates) -> Events:
     return Events(block, weight, border, row + candidate, first)
 
 
-def _borders(shifts: Candidates, here: Int[Tensor, " events"], middle: Float[Tensor, " events"]) -> Float[Tensor, " events"]:
+def _borders(
+    shifts: Candidates, here: Int[Tensor, " events"], middle: Float[Tensor, " events"]
+) -> Float[Tensor, " events"]:
     return shifts.shift.flatten().index_select(0, here) + shifts.scale.flatten().index_select(0, here) * middle
 
 

@@ -185,7 +185,7 @@ def quantize_icq(
     whole = flat.numel() - flat.numel() % block_size
     pieces = [rows for rows in (flat[:whole].view(-1, block_size), flat[whole:].view(1, -1)) if rows.numel()]
     grid = Grid(
-        torch.cat([_extent(rows) for rows in pieces]),
+        torch.cat([extent(rows) for rows in pieces]),
         n=n,
         lam=lam,
         levels=values.numel(),
@@ -235,7 +235,7 @@ def code_entropy_bits(codes: Int[Tensor, "blocks size"], levels: int) -> Float[T
     return entropy / math.log(2)
 
 
-def _extent(rows: Float[Tensor, "blocks size"]) -> Float[Tensor, "blocks 3"]:
+def extent(rows: Float[Tensor, "blocks size"]) -> Float[Tensor, "blocks 3"]:
     """Lowest, lower median and highest weight of each block."""
     low, high = rows.aminmax(dim=1)
     return torch.stack([low, rows.median(dim=1).values, high], dim=1)

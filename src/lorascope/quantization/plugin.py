@@ -142,7 +142,7 @@ class IcqQuantizer(HfQuantizer):
         # Of a classifier's head transformers names the bias alone.
         skip = [key.removesuffix(".weight").removesuffix(".bias") for key in named]
         for name, module in list(model.named_modules()):
-            if isinstance(module, nn.Linear | Conv1D) and not _is_router(name) and should_convert_module(name, skip):
+            if isinstance(module, nn.Linear | Conv1D) and not is_router(name) and should_convert_module(name, skip):
                 model.set_submodule(name, _empty_like(module, config))
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
@@ -188,7 +188,7 @@ class _Quantize(ConversionOps):
         return result
 
 
-def _is_router(name: str) -> bool:
+def is_router(name: str) -> bool:
     """Whether a layer decides which expert a token goes to."""
     return name.rpartition(".")[2] in ("gate", "router") or ".router." in name
 

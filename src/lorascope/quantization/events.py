@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lorascope.quantization.search import Candidates, best_of, plogp
@@ -50,7 +50,17 @@ def best_shift(candidates: Candidates, objective: str) -> Int[Tensor, " blocks"]
     """
     events = find_events(candidates)
     wanted = best_of(candidates, entropy_scores(candidates, events) if objective == "entropy" else None)
-    return squared_errors(candidates, events, wanted).argmin(dim=1)
+    there = wanted.flatten().nonzero().squeeze(1)
+    error = squared_errors(candidates, events, there)
+    blocks, width = wanted.shape
+    row = there // width
+    least = torch.full((blocks,), torch.inf, dtype=torch.float64, device=there.device)
+    least.scatter_reduce_(0, row, error, "amin")
+    # Of equally good ones the first; where errors overflow, the first of all.
+    place = torch.where(error == least.index_select(0, row), there, wanted.numel())
+    first = torch.full((blocks,), wanted.numel(), dtype=torch.long, device=there.device)
+    first.scatter_reduce_(0, row, place, "amin")
+    return first - torch.arange(blocks, device=there.device) * width
 
 
 def find_events(shifts: Candidates) -> Events:
@@ -69,8 +79,8 @@ def find_events(shifts: Candidates) -> Events:
     def of_block(numbers: Tensor) -> Tensor:
         return numbers.contiguous().index_select(0, block)
 
-    # A border is shift + scale * middle, where scale is the larger of high - shift and shift - low: of two straight lines the
-    # higher one for middle > 0, else the lower one.
+    # A border is shift + scale * middle, where scale is the larger of high - shift and shift - low: of two straight lines
+    # the higher one for middle > 0, else the lower one.
     sign = middle.sign()
     from_high = (value - of_block(shifts.ordered[:, -1]) * middle) / (1 - middle)
     from_low = (value + of_block(shifts.ordered[:, 0]) * middle) / (1 + middle)
@@ -128,26 +138,28 @@ def _count(
     return before - start
 
 
-def squared_errors(
-    shifts: Candidates, events: Events, wanted: Bool[Tensor, "blocks candidates"]
-) -> Float[Tensor, "blocks candidates"]:
-    """Squared error of each block for the wanted candidates, in float64; infinity for the others.
+def squared_errors(shifts: Candidates, events: Events, there: Int[Tensor, " wanted"]) -> Float[Tensor, " wanted"]:
+    """Squared error of some candidates, in float64.
 
     With v the values of the weights' codes, d the shift, s the scale: the sum of (w - d - s v)^2 needs the sums of v w, v
     and v^2, which change with the events.
+
+    Args:
+        shifts: All candidates.
+        events: What happens between them.
+        there: Places of the wanted ones among all candidates of all blocks.
     """
     ordered, level = shifts.ordered, shifts.values.double()
-    size = ordered.shape[1]
+    size, width = ordered.shape[1], shifts.shift.shape[1]
     centre = ordered[:, size // 2].double().unsqueeze(1)
     centred = ordered.double() - centre
     start = level.index_select(0, events.first.flatten()).view(ordered.shape)
-    row, column = wanted.nonzero(as_tuple=True)
-    there = row * wanted.shape[1] + column
+    row = there // width
 
     def summed(at_first: Tensor, change: Tensor) -> Tensor:
-        total = torch.zeros(wanted.numel(), dtype=torch.float64, device=ordered.device)
+        total = torch.zeros(shifts.shift.numel(), dtype=torch.float64, device=ordered.device)
         total.index_add_(0, events.here, change)
-        table = total.view(wanted.shape)
+        table = total.view(shifts.shift.shape)
         table[:, 0] += at_first.sum(dim=1)
         return table.cumsum(dim=1).flatten().index_select(0, there)
 
@@ -156,12 +168,10 @@ def squared_errors(
     products = summed(start * centred, centred.flatten().index_select(0, events.weight) * moved)
     plain = summed(start, moved)
     squares = summed(start.square(), moved_square)
-    offset = shifts.shift.flatten().index_select(0, there).double() - centre[row, 0]
+    offset = shifts.shift.flatten().index_select(0, there).double() - centre.flatten().index_select(0, row)
     wide = shifts.scale.flatten().index_select(0, there).double()
-    error = torch.full(wanted.shape, torch.inf, dtype=torch.float64, device=ordered.device)
-    error[row, column] = (
+    return (
         centred.square().sum(dim=1).index_select(0, row)
         + offset * (size * offset - 2 * centred.sum(dim=1).index_select(0, row))
         + wide * (2 * (offset * plain - products) + wide * squares)
     )
-    return error

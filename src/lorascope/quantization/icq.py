@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ from lorascope.quantization.storage import Stored
 
 SEARCHES = ("shift", "scale")
 # Entries of the largest tensors of a search: about what a processor's cache holds; a GPU wants more at a time.
-_ENTRIES = {"cpu": 2**17, "cuda": 2**23}
+_ENTRIES = {"cpu": 2**16, "cuda": 2**23}
 # Sums of weights beyond this would overflow in float32.
 _LARGEST = 1e37
 
@@ -192,28 +193,43 @@ def quantize_icq(
         search="none" if objective == "none" else search,
         group_size=group_size if double_quant else None,
     )
-    codes, entropies = torch.empty(flat.numel(), dtype=torch.uint8, device=flat.device), []
-    at, step = 0, max(_ENTRIES.get(flat.device.type, 2**20) // max(grid.width, block_size), 1)
-    with tqdm(total=flat.numel(), desc="quantise", unit="w", unit_scale=True, disable=not progress, leave=False) as bar:
-        for piece in pieces:
-            for rows in torch.split(piece, step):
-                shift, scale, valid = grid.candidates(at, at + rows.shape[0])
-                if shift.shape[1] > 1:
-                    candidates = Candidates(rows.sort(dim=1).values, shift, scale, valid, values, middles)
-                    best = (best_shift if search == "shift" else best_listed)(candidates, objective).unsqueeze(1)
-                    shift, scale = shift.gather(1, best), scale.gather(1, best)
-                grid.choose(at, shift[:, 0], scale[:, 0])
-                found = torch.searchsorted(code_borders(shift[:, 0], scale[:, 0], middles), rows.contiguous())
-                start = at * block_size
-                codes[start : start + rows.numel()] = found.flatten().to(torch.uint8)
-                entropies.append(code_entropy_bits(found, values.numel()))
-                at += rows.shape[0]
-                bar.update(rows.numel())
+    codes = torch.empty(flat.numel(), dtype=torch.uint8, device=flat.device)
+    entropies = torch.empty(-(-flat.numel() // block_size), dtype=torch.float64, device=flat.device)
+
+    def quantize(at: int, rows: Tensor) -> int:
+        shift, scale, valid = grid.candidates(at, at + rows.shape[0])
+        if shift.shape[1] > 1:
+            candidates = Candidates(rows.sort(dim=1).values, shift, scale, valid, values, middles)
+            best = (best_shift if search == "shift" else best_listed)(candidates, objective).unsqueeze(1)
+            shift, scale = shift.gather(1, best), scale.gather(1, best)
+        grid.choose(at, shift[:, 0], scale[:, 0])
+        if objective == "none":  # to the last bit what bitsandbytes does
+            found = torch.bucketize(rows * torch.where(scale > 0, 1 / scale, 0.0), middles)
+        else:
+            found = torch.searchsorted(code_borders(shift[:, 0], scale[:, 0], middles), rows.contiguous())
+        codes[at * block_size : at * block_size + rows.numel()] = found.flatten().to(torch.uint8)
+        entropies[at : at + rows.shape[0]] = code_entropy_bits(found, values.numel())
+        return rows.numel()
+
+    step = max(_ENTRIES.get(flat.device.type, 2**20) // max(grid.width, block_size), 1)
+    parts, at = [], 0
+    for piece in pieces:
+        for rows in torch.split(piece, step):
+            parts.append((at, rows))
+            at += rows.shape[0]
+    # Parts fit a core's cache and are too small for torch to split: one thread a core takes one part after the other.
+    workers = min(torch.get_num_threads(), len(parts)) if flat.device.type == "cpu" else 1
+    with (
+        tqdm(total=flat.numel(), desc="quantise", unit="w", unit_scale=True, disable=not progress, leave=False) as bar,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        for done in pool.map(lambda part: quantize(*part), parts) if workers > 1 else (quantize(*p) for p in parts):
+            bar.update(done)
     return IcqTensor(
         codes=codes.view(weight.shape),
         shift=None if objective == "none" else grid.stored_shift(),
         scale=grid.stored_scale(),
-        block_entropy_bits=torch.cat(entropies),
+        block_entropy_bits=entropies,
         bits=bits,
         block_size=block_size,
         codebook=codebook_kind,
@@ -229,7 +245,7 @@ def code_entropy_bits(codes: Int[Tensor, "blocks size"], levels: int) -> Float[T
         tensor([1., 0.], dtype=torch.float64)
     """
     counts = torch.zeros(codes.shape[0], levels, dtype=torch.float64, device=codes.device)
-    counts.scatter_add_(1, codes, torch.ones_like(codes, dtype=torch.float64))
+    counts.scatter_add_(1, codes, counts.new_ones(1).expand_as(codes))
     share = counts / codes.shape[1]
     entropy: Tensor = torch.special.entr(share).sum(dim=1)
     return entropy / math.log(2)

@@ -128,9 +128,7 @@ def main() -> None:
     if options.only:
         given = options.folder or source
         print(
-            json.dumps(
-                train(options.only, given, options.batch, options.length, options.steps, options.checkpointing)
-            )
+            json.dumps(train(options.only, given, options.batch, options.length, options.steps, options.checkpointing))
         )
         return
 

@@ -167,7 +167,10 @@ def against_dense(device: torch.device) -> list[str]:
         grad = torch.randn(y.shape, generator=generator).to(device, dtype)
         (ours,) = torch.autograd.grad(y, x, grad)
         (theirs,) = torch.autograd.grad(z, reference, grad.double())
-        forward, backward = (float((a.detach().double() - b.detach()).abs().max() / b.detach().abs().max()) for a, b in ((y, z), (ours, theirs)))
+        forward, backward = (
+            float((a.detach().double() - b.detach()).abs().max() / b.detach().abs().max())
+            for a, b in ((y, z), (ours, theirs))
+        )
         lines.append(f"| {str(dtype).removeprefix('torch.')} | {forward:.1e} | {backward:.1e} |")
     return [*lines, "", "The reference is computed in float64 with the same codes.", ""]
 

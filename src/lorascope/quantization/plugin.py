@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from lorascope.quantization.icq import IcqTensor, check_options, quantize_icq
 from lorascope.quantization.linear import IcqLinear, state_of
 
 METHOD = "icq"
+_LOGGER = logging.getLogger(__name__)
 
 Watcher = Callable[[nn.Module, str, torch.Tensor, "IcqTensor | InputError"], None]
 """Told of each layer that is quantised on load: the model, the layer's name, its dense weight, what became of it."""
@@ -148,6 +150,12 @@ class IcqQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         for name, layer in icq_layers(model).items():
             layer.check(name)
+        fused = [p for name, p in model.named_parameters() if p.dim() == 3 and "experts" in name]
+        if fused and not self.pre_quantized:
+            _LOGGER.warning(
+                "%s million weights of fused experts stay dense: no linear layer holds them",
+                f"{sum(p.numel() for p in fused) / 1e6:,.3g}",
+            )
         return model
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:

@@ -116,7 +116,7 @@ def resources(
         ``time_ratio`` over the first variant.
 
     Raises:
-        InputError: A variant or mode is unknown, or a number is below 1.
+        InputError: A variant or mode is unknown, a number is below 1, or a variant's kernels do not take the model.
     """
     for name, given, known in (("variant", variants, VARIANTS), ("mode", modes, MODES)):
         for item in given:
@@ -133,7 +133,12 @@ def resources(
             for mode, batch, length in cases:
                 generator = torch.Generator().manual_seed(seed)
                 ids = torch.randint(0, vocabulary, (batch, length), generator=generator)
-                seconds, peak = _passes(model, ids, mode, rounds)
+                try:
+                    seconds, peak = _passes(model, ids, mode, rounds)
+                except AssertionError as error:  # bitsandbytes, for sizes that its kernels do not take
+                    raise InputError(
+                        f"variant '{variant}' cannot run this model here ({error}): leave it out"
+                    ) from error
                 records.append(
                     {
                         "variant": variant,

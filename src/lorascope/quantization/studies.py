@@ -68,12 +68,12 @@ class QuantizationStudy:
             raise DataError(f"'{source}' is not a whole study: {error} is missing") from error
 
 
-Blocks = Mapping[str, Float[Tensor, "blocks size"]]
+Blocks = Mapping[str, Float[Tensor, "_ size"]]
 
 
 def sample_blocks(
     weights: Iterator[tuple[str, Tensor]] | Sequence[tuple[str, Tensor]], *, block_size: int, limit: int, seed: int
-) -> dict[str, Float[Tensor, "blocks size"]]:
+) -> dict[str, Float[Tensor, "_ size"]]:
     """Some whole blocks of each weight, drawn without replacement.
 
     Args:

@@ -13,6 +13,7 @@ the same candidates.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import time
@@ -126,9 +127,8 @@ def per_million(rounds: int, device: torch.device) -> list[str]:
         for n in (10, 100):
             cells = []
             for options in ({}, {"double_quant": False}, {"objective": "none"}):
-                took = [
-                    seconds(lambda o=options: quantize_icq(weight, bits, n=n, **o), device)[0] for _ in range(rounds)
-                ]
+                work = functools.partial(quantize_icq, weight, bits, n=n, **options)
+                took = [seconds(work, device)[1] for _ in range(rounds)]
                 cells.append(f"{statistics.median(took) / million:.3f}")
             lines.append(f"| {bits} | {n} | {' | '.join(cells)} |")
     return [*lines, ""]

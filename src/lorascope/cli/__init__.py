@@ -17,6 +17,7 @@ from lorascope.cli.init import init_command
 from lorascope.cli.measure import measure_command
 from lorascope.cli.plan import plan_command
 from lorascope.cli.quantize import quantize_command
+from lorascope.cli.quantize_study import COMMANDS as STUDY_COMMANDS
 from lorascope.cli.quickstart import quickstart_command
 from lorascope.cli.report import report_command
 from lorascope.cli.reproduce import reproduce_command
@@ -53,6 +54,13 @@ app.command("reproduce")(stoppable(reproduce_command))
 app.command("doctor")(stoppable(doctor_command))
 app.add_typer(theory_app, name="theory")
 app.command("report")(stoppable(report_command))
+
+study = typer.Typer(
+    no_args_is_help=True, help="Quantisation studied on your own model: settings, ceiling, median start, resources."
+)
+for _name, _command in STUDY_COMMANDS.items():
+    study.command(_name)(_stoppable(_command))
+app.add_typer(study, name="quantize-study")
 
 
 def _version(show: bool | None) -> None:

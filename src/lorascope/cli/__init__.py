@@ -14,6 +14,7 @@ from lorascope.cli.claims import claims_command
 from lorascope.cli.compare_inits import compare_inits_command
 from lorascope.cli.doctor import doctor_command
 from lorascope.cli.fit import fit_command
+from lorascope.cli.fold import fold_command
 from lorascope.cli.init import init_command
 from lorascope.cli.measure import measure_command
 from lorascope.cli.plan import plan_command
@@ -23,7 +24,7 @@ from lorascope.cli.report import report_command
 from lorascope.cli.reproduce import reproduce_command
 from lorascope.cli.select import select_command
 from lorascope.cli.sweep import sweep_command
-from lorascope.cli.train import train_command
+from lorascope.cli.train import TrainCommand, train_command
 from lorascope.core.errors import LorascopeError
 
 app = typer.Typer(
@@ -53,10 +54,11 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
 
 
 app.command("quickstart")(_stoppable(quickstart_command))
-app.command("train")(_stoppable(train_command))
+app.command("train", cls=TrainCommand)(_stoppable(train_command))
 app.command("init")(_stoppable(init_command))
 app.command("measure")(_stoppable(measure_command))
 app.command("quantize")(_stoppable(quantize_command))
+app.command("fold")(_stoppable(fold_command))
 app.command("select")(_stoppable(select_command))
 app.command("sweep")(_stoppable(sweep_command))
 app.command("fit")(_stoppable(fit_command))

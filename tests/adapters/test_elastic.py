@@ -238,8 +238,8 @@ def test_on_a_base_quantised_by_icq(quantised, kind, tmp_path):
 
 
 def test_on_a_base_quantised_by_bitsandbytes(tmp_path):
-    # On processors with bfloat16 instructions bitsandbytes takes only outputs that are multiples of 32.
-    config = LlamaConfig(**SMALL | {"hidden_size": 64, "intermediate_size": 96}, max_position_embeddings=32)
+    # On processors with bfloat16 instructions bitsandbytes takes only widths that are multiples of 64.
+    config = LlamaConfig(**SMALL | {"hidden_size": 64, "intermediate_size": 128}, max_position_embeddings=32)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
     small = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=config).eval()

@@ -109,7 +109,17 @@ def test_measure_makes_the_quantised_base_again(settings, tmp_path):
     spec = RunSpec.from_mapping(settings | {"quantize": "icq-nf2", "elastic": "u2"})
     record = run(spec, tmp_path / "run", progress=False)
     adapter = str(tmp_path / "run" / "adapter")
-    command = ["measure", adapter, "--task", settings["task"], "--metrics", "miub_js", "--no-progress", "--json", "--no-score"]
+    command = [
+        "measure",
+        adapter,
+        "--task",
+        settings["task"],
+        "--metrics",
+        "miub_js",
+        "--no-progress",
+        "--json",
+        "--no-score",
+    ]
     said = CliRunner().invoke(app, command)
     found = json.loads(said.stdout)
     assert found["totals"]["miub_js"] == pytest.approx(record.totals["miub_js"], rel=1e-6)
@@ -204,7 +214,11 @@ def test_sweeps_over_bases_and_connections(settings, tmp_path):
 
 
 def test_fold_from_the_shell_and_plain_peft(settings, tmp_path):
-    run(RunSpec.from_mapping(settings | {"elastic": "both", "beta_learning_rate": 0.1}), tmp_path / "run", progress=False)
+    run(
+        RunSpec.from_mapping(settings | {"elastic": "both", "beta_learning_rate": 0.1}),
+        tmp_path / "run",
+        progress=False,
+    )
     adapter = tmp_path / "run" / "adapter"
     said = CliRunner().invoke(app, ["fold", str(adapter), "--out", str(tmp_path / "plain")], catch_exceptions=False)
     assert "ordinary LoRA adapter of rank 4" in said.stdout
@@ -222,7 +236,9 @@ def test_fold_from_the_shell_and_plain_peft(settings, tmp_path):
 
 def test_elastic_without_a_word_means_both(monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr("lorascope.training.spec.RunSpec.from_mapping", lambda values, **_: seen.append(values) or 1 / 0)
+    monkeypatch.setattr(
+        "lorascope.training.spec.RunSpec.from_mapping", lambda values, **_: seen.append(values) or 1 / 0
+    )
     for words in (["--elastic", "--rank", "2"], ["--rank", "2", "--elastic"], ["--elastic", "u1", "--rank", "2"]):
         CliRunner().invoke(app, ["train", "--out", str(tmp_path), *words])
     assert [values["elastic"] for values in seen] == ["both", "both", "u1"]

@@ -210,7 +210,9 @@ def quantization_config_of(model: nn.Module) -> dict[str, Any] | None:
     config = getattr(getattr(model, "config", None), "quantization_config", None)
     if config is None:
         return None
-    values: dict[str, Any] = json.loads(json.dumps(config if isinstance(config, dict) else config.to_dict(), default=str))
+    values: dict[str, Any] = json.loads(
+        json.dumps(config if isinstance(config, dict) else config.to_dict(), default=str)
+    )
     return values
 
 

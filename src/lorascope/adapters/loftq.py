@@ -87,7 +87,9 @@ def start_loftq(model: PeftModel, dense: nn.Module, adapter: str = "default") ->
         left += float((missing - b @ a).double().square().sum())
         count += 1
     if not count:
-        raise AdapterError("init 'loftq' found no quantised layer under the adapter: quantise the base, such as to 'nf4'")
+        raise AdapterError(
+            "init 'loftq' found no quantised layer under the adapter: quantise the base, such as to 'nf4'"
+        )
     return {
         "relative_error": (lost / whole) ** 0.5,
         "relative_error_started": (left / whole) ** 0.5,
@@ -104,7 +106,9 @@ def _dequantised(base: nn.Module, name: str) -> Tensor | None:
     if state is None:
         return None
     if getattr(state, "packing_format_for_cpu", False):
-        raise AdapterError(f"bitsandbytes has repacked layer '{name}' for use: load the quantised model anew for 'loftq'")
+        raise AdapterError(
+            f"bitsandbytes has repacked layer '{name}' for use: load the quantised model anew for 'loftq'"
+        )
     from bitsandbytes.functional import dequantize_4bit
 
     dense: Tensor = dequantize_4bit(weight.data, state)

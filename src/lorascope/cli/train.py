@@ -14,7 +14,7 @@ _ELASTIC = "--elastic"
 class TrainCommand(TyperCommand):
     """``--elastic`` may stand without a word behind it."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put in the word that is left out."""
         for index in [i for i, arg in enumerate(args) if arg == _ELASTIC][::-1]:
             if index + 1 == len(args) or args[index + 1].startswith("-"):

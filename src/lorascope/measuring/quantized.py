@@ -91,9 +91,7 @@ def recorded_config(values: Mapping[str, Any]) -> QuantizationConfigMixin:
     raise InputError(f"a base quantised by '{method}' can't be made again: give the quantised model with --model")
 
 
-def load_quantised(
-    source: str | Path, config: QuantizationConfigMixin, *, dtype: str = "float32"
-) -> PreTrainedModel:
+def load_quantised(source: str | Path, config: QuantizationConfigMixin, *, dtype: str = "float32") -> PreTrainedModel:
     """Load a dense model quantised.
 
     ICQ takes minutes on a large model, so what it made is kept in the cache folder (``$LORASCOPE_CACHE``) and loaded from

@@ -284,6 +284,8 @@ def _check(
             f"rank {rank} is below tokens {tokens}: the extension holds for rank >= tokens; rank 1 is theory.finetune"
         )
     if tokens * rank > 64:
-        raise InputError(f"tokens {tokens} times rank {rank} is over 64: the quasi-random average has too many dimensions")
+        raise InputError(
+            f"tokens {tokens} times rank {rank} is over 64: the quasi-random average has too many dimensions"
+        )
     if samples < 2 or samples & (samples - 1):
         raise InputError(f"samples {samples} must be a power of two")

@@ -196,7 +196,9 @@ class RunSpec:
             object.__setattr__(self, "length", tuple(self.length))
         if self.quantize == "loftq":
             if self.init not in ("default", "loftq"):
-                raise InputError(f"quantize 'loftq' is a start of its own: leave out init '{self.init}', or take quantize 'nf4'")
+                raise InputError(
+                    f"quantize 'loftq' is a start of its own: leave out init '{self.init}', or take quantize 'nf4'"
+                )
             object.__setattr__(self, "quantize", "nf4")
             object.__setattr__(self, "init", "loftq")
         _at_least(0, rank=self.rank, warmup_steps=self.warmup_steps, seed=self.seed)
@@ -275,7 +277,9 @@ class RunSpec:
     def _check_quantized(self) -> None:
         """Refuse what a quantised base or an elastic adapter cannot do."""
         if self.init == "loftq" and self.quantize is None:
-            raise InputError("init 'loftq' makes good what quantising lost, and the base is dense: set quantize, such as 'nf4'")
+            raise InputError(
+                "init 'loftq' makes good what quantising lost, and the base is dense: set quantize, such as 'nf4'"
+            )
         if self.quantize is not None:
             if self.init in RESIDUAL_INITS:
                 raise InputError(
@@ -291,7 +295,9 @@ class RunSpec:
                 f"beta_learning_rate {self.beta_learning_rate} has no effect without connections: set elastic 'both'"
             )
         if self.elastic is not None and self.init in (*RESIDUAL_INITS, "eva"):
-            reason = "is written by PEFT past the connections" if self.init == "eva" else "is exported at twice the rank"
+            reason = (
+                "is written by PEFT past the connections" if self.init == "eva" else "is exported at twice the rank"
+            )
             raise InputError(f"init '{self.init}' {reason}: take another init, or leave out elastic")
 
     @property

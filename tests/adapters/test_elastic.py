@@ -161,15 +161,36 @@ def test_dropout_drops_only_what_goes_through_a(base):
         torch.testing.assert_close(layer(x), expected)
 
 
+@pytest.mark.parametrize("dora", [False, True])
+def test_dropout_changes_no_mean_and_leaves_the_connection_alone(dora):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = get_peft_model(
+            nn.Sequential(nn.Linear(12, 8)),
+            ElasticLoraConfig(r=4, target_modules=["0"], use_dora=dora, lora_dropout=0.5),
+        )
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data.add_(0.3 * torch.randn(parameter.shape))
+        x = torch.randn(12, 12)  # as many rows as inputs: DoRA's own look at the weight has this shape too
+        with torch.no_grad():
+            outputs = torch.stack([model.train()(x) for _ in range(2000)]).double()
+            expected = model.eval()(x)
+    error = outputs.std(dim=0) / len(outputs) ** 0.5
+    assert ((outputs.mean(dim=0) - expected).abs() / error.clamp_min(1e-6)).max() < 5
+
+
 def test_plain_peft_refuses_it(base, tmp_path):
-    elastic(base).save_pretrained(tmp_path)
+    base.save_pretrained(tmp_path / "base")
+    elastic(base).save_pretrained(tmp_path / "adapter")
     script = (
-        "import sys; from peft import PeftConfig\n"
-        f"PeftConfig.from_pretrained({str(tmp_path)!r})\n"
-        "assert not any(name.startswith('lorascope') for name in sys.modules)"
+        "import sys; from peft import PeftModel; from transformers import AutoModelForCausalLM\n"
+        f"base = AutoModelForCausalLM.from_pretrained({str(tmp_path / 'base')!r})\n"
+        "assert not any(name.startswith('lorascope') for name in sys.modules); print('base is there')\n"
+        f"PeftModel.from_pretrained(base, {str(tmp_path / 'adapter')!r})\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode != 0 and "LORASCOPE_ELASTIC_LORA" in done.stderr
+    assert "base is there" in done.stdout and done.returncode != 0 and "LORASCOPE_ELASTIC_LORA" in done.stderr
 
 
 @pytest.mark.parametrize(("source", "target", "count"), [(True, False, 14), (False, True, 14), (True, True, 28)])

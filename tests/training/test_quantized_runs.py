@@ -1,4 +1,4 @@
-"""Runs on quantised bases and with elastic connections: from the settings to a saved adapter, measured again by the shell."""
+"""Runs on quantised bases and with elastic connections: from settings to a saved adapter, measured again by the shell."""
 
 import json
 import warnings
@@ -187,7 +187,7 @@ def test_models_that_do_not_fit_the_settings(base, settings, tmp_path):
     # A base that was saved quantised trains like any other.
     record = run(RunSpec.from_mapping(settings | {"model": str(tmp_path / "saved")}), tmp_path / "run2", progress=False)
     assert record.settings["quantization"]["config"]["bits"] == 4
-    with pytest.raises(AdapterError, match="takes a part off the base weight|is quantised"):
+    with pytest.raises(AdapterError, match=r"takes a part off the base weight|is quantised"):
         run(
             RunSpec.from_mapping(settings | {"model": str(tmp_path / "saved"), "init": "pissa"}),
             tmp_path / "run3",

@@ -59,7 +59,8 @@ def quantization_config(name: str, *, dtype: str = "float32") -> QuantizationCon
             raise MissingDependencyError(
                 "quantize 'nf4' needs bitsandbytes: run  pip install bitsandbytes , or take 'plain-nf4' (the same codes)"
             )
-        config: QuantizationConfigMixin = BitsAndBytesConfig(
+        kind: Any = BitsAndBytesConfig
+        config: QuantizationConfigMixin = kind(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
@@ -86,7 +87,8 @@ def recorded_config(values: Mapping[str, Any]) -> QuantizationConfigMixin:
     if method == "icq":
         return ICQConfig(**{key: value for key, value in values.items() if key != "quant_method"})
     if method.endswith("bitsandbytes"):
-        config: QuantizationConfigMixin = BitsAndBytesConfig.from_dict(dict(values))
+        kind: Any = BitsAndBytesConfig
+        config: QuantizationConfigMixin = kind.from_dict(dict(values))
         return config
     raise InputError(f"a base quantised by '{method}' can't be made again: give the quantised model with --model")
 

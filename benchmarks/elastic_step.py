@@ -137,11 +137,11 @@ def main() -> None:
         "# What the elastic connection costs",
         "",
         f"SmolLM2-135M ({options.quantize or 'dense'}), rank {options.rank} on all dense layers, {connected} connections, "
-        f"{torch.get_num_threads()} threads, float32. Three adapters on one model take turns, {options.rounds} rounds after two "
-        "to warm up; ratios are to plain LoRA in the same round (median, and quartiles in brackets).",
+        f"{torch.get_num_threads()} threads, float32. Three adapters on one model take turns, {options.rounds} rounds after "
+        "two to warm up; ratios are to plain LoRA in the same round (median, and quartiles in brackets).",
         "",
-        f"A training step with the elastic connection takes **{target['elastic']:.3f} times** that of plain LoRA (wanted: at "
-        f"most 1.08). Folded, it takes {target['folded']:.3f} times; folding changed logits by {off:.1e} of the largest.",
+        f"A training step with the elastic connection takes **{target['elastic']:.3f} times** that of plain LoRA (wanted: "
+        f"at most 1.08). Folded, it takes {target['folded']:.3f} times; folding changed logits by {off:.1e} of the largest.",
         "",
         "| | adapter | seconds | ratio, clock | ratio, processor time |",
         "|---|---|---|---|---|",

@@ -177,8 +177,8 @@ def document(folder: Path) -> list[str]:
         f"learning rate {base['learning_rate']:g} (linear, 2 warm-up steps), strengths of IEC at "
         f"{max(cell.get('beta_learning_rate', 0) for cell in spec['cells']):g}; {first.counts['questions']} test questions, "
         f"{first.counts['samples']} rows measured. {len(trained)} of {expected} runs are done. Mean ± standard deviation "
-        "over seeds; cross-entropy in nats per scored token, MIUB in nats summed over layers, memory of the whole process at "
-        "its peak.",
+        "over seeds; cross-entropy in nats per scored token, MIUB in nats summed over layers, memory of the whole process "
+        "at its peak.",
         "",
     ]
     head = ["arm", "seeds", "accuracy", "CE", "MIUB", "entropy, bits", "bits a weight", "training, s", "peak, MiB"]

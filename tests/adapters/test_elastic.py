@@ -256,6 +256,8 @@ def test_on_a_base_quantised_by_icq(quantised, kind, tmp_path):
         assert torch.equal(logits(model), before)
     with pytest.raises(AdapterError, match="cannot be merged into quantised weights"):
         model.merge_adapter()
+    dense = attach_adapter(quantised.dequantize(), tmp_path / "adapter", any_base=True)
+    torch.testing.assert_close(logits(dense.merge_and_unload()), here, rtol=1e-4, atol=1e-5)
 
 
 def test_on_a_base_quantised_by_bitsandbytes(tmp_path):

@@ -175,6 +175,7 @@ def elastic_layer(target: nn.Module, adapter_name: str, config: Any, **kwargs: A
     inner = plain(config)
     inner._custom_modules = {k: v for k, v in (config._custom_modules or {}).items() if v is not elastic_layer} or None
     layer: nn.Module = LoraModel._create_new_module(inner, adapter_name, target, **kwargs)
-    layer.__class__ = _elastic(type(layer))
+    kind: Any = type(layer)
+    layer.__class__ = _elastic(kind)
     connect(layer, adapter_name, source=config.elastic_source, target=config.elastic_target)
     return layer

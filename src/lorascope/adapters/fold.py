@@ -79,7 +79,8 @@ def fold_adapter(adapter: str | Path, out: str | Path) -> Path:
     config = read_adapter_config(source)
     if not isinstance(config, ElasticLoraConfig):
         raise AdapterError(
-            f"'{adapter}' is an ordinary LoRA adapter already, as residual ones are once they are saved: there is nothing to fold"
+            f"'{adapter}' is an ordinary LoRA adapter already (residual ones are converted when they are saved): there is "
+            "nothing to fold"
         )
     require_empty_dir(target, remedy="choose another --out, or empty it")
     state = {}
@@ -124,15 +125,15 @@ def _card(config: ElasticLoraConfig, record: dict[str, Any]) -> str:
     lines = [
         f"---\n{data.to_yaml()}\n---",
         f"# LoRA adapter for {base}",
-        f"An ordinary {'DoRA' if config.use_dora else 'LoRA'} adapter of rank {config.r}, folded by lorascope from an elastic one "
-        "(IR-QLoRA, arXiv 2402.05445): its connections are linear, so they are a part of the two factors now, and the model "
-        "is the same up to rounding. It loads with plain PEFT:",
+        f"An ordinary {'DoRA' if config.use_dora else 'LoRA'} adapter of rank {config.r}, folded by lorascope from an elastic "
+        "one (IR-QLoRA, arXiv 2402.05445): its connections are linear, so they are a part of the two factors now, and the "
+        "model is the same up to rounding. It loads with plain PEFT:",
         "```python\nfrom peft import PeftModel\n\n"
         'model = PeftModel.from_pretrained(base_model, "PATH_OF_THIS_FOLDER")\n```',
     ]
     if record.get("quantization"):
         lines.append(
-            f"It was trained on a base quantised as {record['quantization']}, whose errors it may correct: on other weights of "
-            "the same model it works, and its numbers will differ a little."
+            f"It was trained on a base quantised as {record['quantization']}, whose errors it may correct: on other weights "
+            "of the same model it works, and its numbers will differ a little."
         )
     return "\n\n".join(lines) + "\n"

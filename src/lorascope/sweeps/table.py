@@ -44,9 +44,9 @@ def sweep_table(
     """All cells of a sweep as a table, read from their records.
 
     Columns: those of `HEAD`; every other setting that differs between cells; every metric that any cell has; those of
-    `QUANTIZATION` if a base is quantised; those of `COSTS`. ``N`` is the number of distinct parameters of the base model, ``R`` the rank (0 is the base model), ``D``
-    the number of distinct training rows that were seen and ``D_tokens`` their tokens (both 0 where nothing is trained).
-    What is not known is missing (NaN in pandas, empty in CSV).
+    `QUANTIZATION` if a base is quantised; those of `COSTS`. ``N`` is the number of distinct parameters of the base model,
+    ``R`` the rank (0 is the base model), ``D`` the number of distinct training rows that were seen and ``D_tokens`` their
+    tokens (both 0 where nothing is trained). What is not known is missing (NaN in pandas, empty in CSV).
 
     Args:
         folder: Folder of the sweep.

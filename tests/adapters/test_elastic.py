@@ -236,7 +236,8 @@ TARGETS = ["q_proj", "up_proj", "down_proj"]
 @pytest.mark.parametrize("kind", [LoraConfig, ElasticLoraConfig])
 def test_on_a_base_quantised_by_icq(quantised, kind, tmp_path):
     before = logits(quantised)
-    config = support_quantised(kind(r=8, target_modules=TARGETS, use_rslora=True))
+    config = kind(r=8, target_modules=TARGETS, use_rslora=True)
+    config = config if kind is ElasticLoraConfig else support_quantised(config)
     model = get_peft_model(copy.deepcopy(quantised), config).train()
     assert torch.equal(logits(model), before)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
@@ -260,14 +261,15 @@ def test_on_a_base_quantised_by_icq(quantised, kind, tmp_path):
     torch.testing.assert_close(logits(dense.merge_and_unload()), here, rtol=1e-4, atol=1e-5)
 
 
-def test_on_a_base_quantised_by_bitsandbytes(tmp_path):
+@pytest.mark.parametrize("dora", [False, True])
+def test_on_a_base_quantised_by_bitsandbytes(dora, tmp_path):
     # On processors with bfloat16 instructions bitsandbytes takes only widths that are multiples of 64.
     config = LlamaConfig(**SMALL | {"hidden_size": 64, "intermediate_size": 128}, max_position_embeddings=32)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
     small = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=config).eval()
     before = logits(small)
-    model = elastic(small, target_modules=["up_proj"])
+    model = elastic(small, target_modules=["up_proj"], use_dora=dora)
     assert len(betas(model)) == 4 and (logits(model) - before).abs().max() > 1e-4
     assert type(model.base_model.model.model.layers[0].mlp.up_proj).__name__ == "ElasticLinear4bit"
 

@@ -157,7 +157,7 @@ def test_what_cannot_go_together_is_refused_in_one_line():
         with pytest.raises(InputError, match="twice the rank"):
             RunSpec(elastic="both", init=init)
     cases = {
-        "norms of the dense weights": {"quantize": "nf4", "use_dora": True},
+        "norms of the dense weights": {"quantize": "icq-nf4", "use_dora": True},
         "share weights": {"quantize": "nf4", "share": 2},
         "the base is dense": {"init": "loftq"},
         "start of its own": {"quantize": "loftq", "init": "fisher"},

@@ -29,8 +29,8 @@ class ElasticLoraConfig(LoraConfig):  # type: ignore[misc]
     layer, zero at first, so that a new adapter changes nothing. Dropout acts on the path through A only. Both maps are
     linear, so the adapter is an ordinary LoRA of the same rank with A + beta1 P and B + beta2 R: `fold_adapter`.
 
-    All options of `peft.LoraConfig` go with it on dense layers, rsLoRA and DoRA included; layers of bitsandbytes and ICQ work
-    too. Embeddings, convolutions and fused experts have no two matrices to connect and are refused.
+    All options of `peft.LoraConfig` go with it on dense layers, rsLoRA and DoRA included; layers of bitsandbytes and ICQ
+    work too. Embeddings, convolutions and fused experts have no two matrices to connect and are refused.
 
     Saved with `save_pretrained` as usual. PEFT alone refuses to load it (its kind is not one of PEFT's); load it with
     `lorascope.attach_adapter`, or fold it first.

@@ -126,8 +126,8 @@ def _card(config: ElasticLoraConfig, record: dict[str, Any]) -> str:
         f"---\n{data.to_yaml()}\n---",
         f"# LoRA adapter for {base}",
         f"An ordinary {'DoRA' if config.use_dora else 'LoRA'} adapter of rank {config.r}, folded by lorascope from an "
-        "elastic one (IR-QLoRA, arXiv 2402.05445): its connections are linear, so they are a part of the two factors now, and the "
-        "model is the same up to rounding. It loads with plain PEFT:",
+        "elastic one (IR-QLoRA, arXiv 2402.05445): its connections are linear, so they are a part of the two factors now, "
+        "and the model is the same up to rounding. It loads with plain PEFT:",
         "```python\nfrom peft import PeftModel\n\n"
         'model = PeftModel.from_pretrained(base_model, "PATH_OF_THIS_FOLDER")\n```',
     ]

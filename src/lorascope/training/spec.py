@@ -288,8 +288,8 @@ class RunSpec:
                 )
             if self.use_dora and self.quantize != "nf4":
                 raise InputError(
-                    f"DoRA needs the norms of the dense weights, which '{self.quantize}' does not give: leave out use_dora, or "
-                    "take quantize 'nf4'"
+                    f"DoRA needs the norms of the dense weights, which '{self.quantize}' does not give: leave out use_dora, "
+                    "or take quantize 'nf4'"
                 )
             if (self.share or 1) > 1:
                 raise InputError("layers that share weights can't be quantised: leave out share, or quantize")

@@ -17,7 +17,7 @@ OPTIMIZERS = ("adamw_torch", "adafactor", "sgd")
 VARIANTS = ("local", "base")
 TOKENS = ("all", "prompt", "completion", "last")
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
-PEFT_INITS = ("default", "gaussian", "orthogonal", "pissa", "olora", "eva", "corda", "lora-ga", "loftq")
+PEFT_INITS = ("default", "gaussian", "orthogonal", "pissa", "olora", "eva", "corda", "lora-ga")
 FISHER_INITS = (
     "fisher",
     "activation",
@@ -30,6 +30,8 @@ FISHER_INITS = (
     "fisher_whitened",
 )
 INITS = (*PEFT_INITS, *FISHER_INITS)
+QUANTIZED_INITS = ("loftq",)
+"""Inits that need a quantised base; not among `INITS`, which are compared with each other on any base."""
 RESIDUAL_INITS = ("pissa", "olora", "corda", "lora-ga", "fisher_select", "fisher_select_lowest", "fisher_whitened")
 """Inits that move a part of the base weight into the adapter; the run exports them as ordinary adapters."""
 
@@ -87,7 +89,7 @@ class RunSpec:
         use_rslora: Scale by ``alpha / sqrt(rank)``.
         use_dora: Train a magnitude vector beside the update.
         init: Where the adapter starts: one of PEFT's own (`PEFT_INITS`) or of `lorascope.initialize_lora_fisher`
-            (`FISHER_INITS`), by the first training rows.
+            (`FISHER_INITS`), by the first training rows; or ``loftq``, over a quantised base.
         init_rows: Training rows that an initialisation by data looks at.
         quantize: Quantise the frozen base first: one of `QUANTIZATIONS`; None leaves it dense.
         elastic: Elastic connections of IR-QLoRA: one of `CONNECTIONS`; None is ordinary LoRA.
@@ -255,7 +257,7 @@ class RunSpec:
         if not self.target_modules:
             raise InputError("target_modules is empty: use 'all-linear' or name the layers")
         choices: tuple[tuple[str, str | None, Iterable[str]], ...] = (
-            ("init", self.init, INITS),
+            ("init", self.init, (*INITS, *QUANTIZED_INITS)),
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("schedule", self.schedule, SCHEDULES),
             ("overlong", self.overlong, ("error", "drop", "truncate")),

@@ -323,6 +323,18 @@ def test_bad_input(base, tmp_path):
         fold_adapter(tmp_path / "elastic", tmp_path / "out")
 
 
+def test_the_doctor_reads_it_as_what_it_folds_into(base, tmp_path):
+    from lorascope.adapters.doctor import examine_adapter
+
+    model = elastic(copy.deepcopy(base))
+    model.save_pretrained(tmp_path / "e")
+    fold_adapter(tmp_path / "e", tmp_path / "p")
+    found, plain = (examine_adapter(tmp_path / name) for name in "ep")
+    assert [f for f in found if f.check == "unused rank"] == [f for f in plain if f.check == "unused rank"]
+    assert [f.remedy for f in found if f.check == "kind"] == ["lorascope fold makes it ordinary"]
+    assert not any(f.severity == "error" for f in found)
+
+
 def test_another_base_than_the_one_it_was_trained_on(quantised, base, tmp_path):
     from lorascope.adapters import adapter_record
 

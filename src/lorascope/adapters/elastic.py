@@ -64,8 +64,8 @@ class ElasticLoraConfig(LoraConfig):  # type: ignore[misc]
                     f"an elastic connection needs layers, not parameters ({', '.join(self.target_parameters)}): "
                     "leave out target_parameters"
                 )
+            self._register_custom_module({nn.Module: elastic_layer})  # the first that fits is taken: before that of ICQ
             support_quantised(self)
-            self._register_custom_module({nn.Module: elastic_layer})
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as it is saved."""

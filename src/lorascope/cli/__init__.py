@@ -19,6 +19,7 @@ from lorascope.cli.init import init_command
 from lorascope.cli.measure import measure_command
 from lorascope.cli.plan import plan_command
 from lorascope.cli.quantize import quantize_command
+from lorascope.cli.quantize_study import COMMANDS as STUDY_COMMANDS
 from lorascope.cli.quickstart import quickstart_command
 from lorascope.cli.report import report_command
 from lorascope.cli.reproduce import reproduce_command
@@ -68,6 +69,13 @@ app.command("claims")(_stoppable(claims_command))
 app.command("reproduce")(_stoppable(reproduce_command))
 app.command("doctor")(_stoppable(doctor_command))
 app.command("report")(_stoppable(report_command))
+
+study = typer.Typer(
+    no_args_is_help=True, help="Quantisation studied on your own model: settings, ceiling, median start, resources."
+)
+for _name, _command in STUDY_COMMANDS.items():
+    study.command(_name)(_stoppable(_command))
+app.add_typer(study, name="quantize-study")
 
 
 def _version(show: bool | None) -> None:

@@ -30,6 +30,9 @@ NAMES = (
 """What ``quantize`` may be: ``icq-...`` (calibrated), ``plain-...`` (the same code books without a search), and ``nf4``,
 bitsandbytes' own NF4 with double quantisation, as QLoRA has it."""
 
+_CODES = 2
+"""To be raised when `quantize_icq` chooses other codes for the same options, so that kept ones are not taken any more."""
+
 _SECONDS = "_lorascope_seconds_quantizing"
 """Attribute of a model that `load_quantised` made: how long quantising took, when it was done."""
 
@@ -170,7 +173,7 @@ def _key(path: str, config: ICQConfig, dtype: str) -> str:
         weights: Any = stats
     else:
         weights = [path, getattr(AutoConfig.from_pretrained(path), "_commit_hash", None)]
-    facts = json.dumps([weights, config.to_dict(), dtype], sort_keys=True, default=str)
+    facts = json.dumps([_CODES, weights, config.to_dict(), dtype], sort_keys=True, default=str)
     name = re.sub(r"[^a-z0-9]+", "-", folder.name.lower())[:40].strip("-")
     return f"{name}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
 

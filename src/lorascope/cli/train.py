@@ -157,9 +157,23 @@ def train_command(
     console.print(totals(record, title=f"{spec.model} on {spec.task}, rank {spec.rank}"))
     if (table := largest(record)) is not None:
         console.print(table)
+    if (facts := record.settings.get("quantization")) is not None:
+        console.print(_base_line(facts), highlight=False, markup=False, soft_wrap=True)
     say_warnings(console, [record])
     for label, path in (("adapter", out / "adapter"), ("report", report)):
         console.print(f"{label}: {path}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _base_line(facts: dict[str, Any]) -> str:
+    """What the quantised base stores, in one line."""
+    parts = [f"base: {facts['method']}"]
+    if "bits_per_weight" in facts:
+        parts.append(f"{facts['bits_per_weight']:.3f} bits a weight")
+    if "code_entropy_bits" in facts:
+        parts.append(f"entropy of the codes {facts['code_entropy_bits']:.3f} bits")
+    if "seconds" in facts:
+        parts.append(f"quantised in {facts['seconds']:.1f} s")
+    return ", ".join(parts)
 
 
 def _names(text: str | None) -> str | list[str] | None:

@@ -13,6 +13,7 @@ from lorascope.cli.claims import claims_command
 from lorascope.cli.compare_inits import compare_inits_command
 from lorascope.cli.doctor import doctor_command
 from lorascope.cli.fit import fit_command
+from lorascope.cli.fold import fold_command
 from lorascope.cli.init import init_command
 from lorascope.cli.measure import measure_command
 from lorascope.cli.plan import plan_command
@@ -24,7 +25,7 @@ from lorascope.cli.reproduce import reproduce_command
 from lorascope.cli.select import select_command
 from lorascope.cli.sweep import sweep_command
 from lorascope.cli.theory import theory_app
-from lorascope.cli.train import train_command
+from lorascope.cli.train import TrainCommand, train_command
 from lorascope.core.errors import LorascopeError
 
 app = typer.Typer(
@@ -40,10 +41,11 @@ app = typer.Typer(
 
 
 app.command("quickstart")(stoppable(quickstart_command))
-app.command("train")(stoppable(train_command))
+app.command("train", cls=TrainCommand)(stoppable(train_command))
 app.command("init")(stoppable(init_command))
 app.command("measure")(stoppable(measure_command))
 app.command("quantize")(stoppable(quantize_command))
+app.command("fold")(stoppable(fold_command))
 app.command("select")(stoppable(select_command))
 app.command("sweep")(stoppable(sweep_command))
 app.command("fit")(stoppable(fit_command))
@@ -59,7 +61,7 @@ study = typer.Typer(
     no_args_is_help=True, help="Quantisation studied on your own model: settings, ceiling, median start, resources."
 )
 for _name, _command in STUDY_COMMANDS.items():
-    study.command(_name)(_stoppable(_command))
+    study.command(_name)(stoppable(_command))
 app.add_typer(study, name="quantize-study")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,9 +15,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lorascope.adapters import check_rank
+from lorascope.adapters import ElasticLoraConfig, check_rank, support_quantised
 from lorascope.core.errors import AdapterError, ModelError
 from lorascope.core.seeds import derive_seed, preserved_random_state
+from lorascope.quantization import IcqLinear, icq_layers
 from lorascope.training.spec import RunSpec
 
 
@@ -75,7 +77,18 @@ def lora_config(model: nn.Module, spec: RunSpec, *, rank: int | None = None) -> 
         head = output_head(model)
         linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
         targets = [name for name, _ in linear]
-    return LoraConfig(
+    elif targets == "all-linear" and icq_layers(model):
+        targets = dense_layers(model)  # PEFT's own "all-linear" does not see quantised layers
+    kind: Callable[..., LoraConfig] = LoraConfig
+    if spec.elastic is not None:
+        if experts:
+            raise AdapterError(
+                f"fused experts ({', '.join(experts)}) have no elastic connections: leave out elastic, or name the "
+                "target_modules"
+            )
+        ends = {"elastic_source": spec.elastic != "u2", "elastic_target": spec.elastic != "u1"}
+        kind = functools.partial(ElasticLoraConfig, **ends)
+    config = kind(
         task_type=TaskType.CAUSAL_LM,
         r=spec.rank if rank is None else rank,
         lora_alpha=spec.lora_alpha if rank is None else 2 * rank,
@@ -85,6 +98,23 @@ def lora_config(model: nn.Module, spec: RunSpec, *, rank: int | None = None) -> 
         use_rslora=spec.use_rslora,
         use_dora=spec.use_dora,
     )
+    return support_quantised(config)
+
+
+def dense_layers(model: nn.Module) -> list[str]:
+    """Names of all layers but the output head that multiply by a matrix, quantised or not: by their last parts if those
+    name no other module.
+
+    Example:
+        >>> dense_layers(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+        ['0']
+    """
+    head = output_head(model)
+    modules = dict(model.named_modules())
+    wanted = {n for n, m in modules.items() if isinstance(m, nn.Linear | Conv1D | IcqLinear) and m is not head}
+    last = {name.rpartition(".")[2] for name in wanted}
+    alike = {name for name in modules if name.rpartition(".")[2] in last}
+    return sorted(last if alike == wanted else wanted)
 
 
 def attach_lora(

@@ -20,6 +20,7 @@ from lorascope.adapters import (
     count_parameters,
     fingerprint,
     layers_shared,
+    quantization_of,
     sharing_of,
 )
 from lorascope.adapters.checks import fingerprints
@@ -31,6 +32,7 @@ from lorascope.core.provenance import collect
 from lorascope.core.seeds import preserved_random_state
 from lorascope.core.spec import load_yaml
 from lorascope.measuring import load_model_and_tokenizer, measure
+from lorascope.measuring.quantized import quantization_facts
 from lorascope.results import AdapterMeasurement, RunRecord, RunStore
 from lorascope.tasks import (
     Encoded,
@@ -114,7 +116,12 @@ def run(
     with preserved_random_state():
         lent = model is not None
         if model is None or tokenizer is None:
-            model, tokenizer = load_model_and_tokenizer(spec.model, share=spec.share)
+            model, tokenizer = load_model_and_tokenizer(spec.model, share=spec.share, quantize=spec.quantize)
+        elif spec.quantize is not None and quantization_of(model) is None:
+            raise InputError(
+                f"quantize '{spec.quantize}' is asked for, and the model given is dense: load it with "
+                f"load_model_and_tokenizer(..., quantize='{spec.quantize}'), or give none"
+            )
         with layers_shared(model, spec.share if lent else None):
             record = _Run(spec, folder, store, model, tokenizer, task, progress, started).finish()
     _tidy(folder)
@@ -188,6 +195,7 @@ class _Run:
         self.text = load_task(spec.text_task, seed=spec.seed) if spec.text_task is not None else None
         self.fingerprint = fingerprint(model)
         self.parameters = count_parameters(model)
+        self.quantization = quantization_facts(model)
         self.pad_id = pad_token_id(tokenizer, spec.pad_token)
         self.costs = Costs(folder / "stages" / "costs.json", model.device, started)
 
@@ -217,6 +225,8 @@ class _Run:
             settings["length"] = self.lengths.to_dict()
         if (sharing := sharing_of(self.base)) is not None:
             settings["sharing"] = sharing
+        if self.quantization is not None:
+            settings["quantization"] = self.quantization
         settings["costs"] = self.costs.to_dict()
         record = RunRecord(
             name=self.name,
@@ -327,6 +337,7 @@ class _Run:
             atomic_write_text(work / "README.md", model_card(self.spec, steps=self.steps()))
             facts: dict[str, Any] = {name: getattr(self.spec, name) for name in ("task", "prompt", "share", "length")}
             facts["base_model"] = self.spec.model
+            facts |= {"quantize": self.spec.quantize, "elastic": self.spec.elastic}
             if started:
                 facts["init"] = {key: value for key, value in started.items() if key != "layers"}
                 write_json(work / INIT_FILE, started)

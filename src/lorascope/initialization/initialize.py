@@ -92,7 +92,7 @@ def initialize_lora_fisher(
         budget: Parameters of the adapter in all, spread over ranks by `water_fill`; None keeps the ranks.
         min_rank: Least rank of a layer with a budget.
         max_rank: Largest rank of a layer with a budget; by default four times its rank.
-        table: Compute the Fisher columns of the layers' table also in modes that do not need them.
+        table: Compute the Fisher columns of the layers' table, suggested ranks among them, also without a budget.
         max_batches: Stop after that many.
         max_memory: What the pass may keep, such as ``"4GB"``; takes several passes.
         exact_width: Layers with a wider side are sketched.
@@ -146,11 +146,10 @@ def initialize_lora_fisher(
             count = most[component.name]
             start = make(statistics, weight, count)
             values = None
-            if statistics.input_fisher is not None:
-                # The modes' own spectrum where it is the same matrix: it is not decomposed twice.
-                same = mode == "fisher"
-                spectrum = None if same else statistics.input_fisher.spectrum(statistics.tokens, count)
-                values = (start.scores if spectrum is None else spectrum.values).double().tolist()
+            if ranked and statistics.input_fisher is not None:
+                values = statistics.input_fisher.spectrum(statistics.tokens, count).values.double().tolist()
+            elif mode == "fisher":
+                values = start.scores[:count].double().tolist()
             return _Draft(component, _first(start, count), statistics.tokens, statistics.fisher_trace, values)
 
         data_free = not need
@@ -177,7 +176,7 @@ def initialize_lora_fisher(
             notes = collected.warnings
         if left and data_free:
             notes.append(f"{len(left)} adapted layers have no factors A and B and do not count: {', '.join(left[:5])}")
-        wanted = _ranks(drafts, ranks, budget, min_rank)
+        wanted = _ranks(drafts, ranks, budget, min_rank) if ranked else {}
         if budget is not None:
             ranks = {**ranks, **wanted}
         for draft in drafts:
@@ -342,6 +341,7 @@ def _rows(drafts: Sequence[_Draft], ranks: dict[str, int], wanted: dict[str, int
             trace = draft.fisher_trace
             row |= {"captured": min(gain / trace, 1.0) if trace else 0.0, "gain": gain}
             row["gain_per_parameter"] = gain / row["parameters"]
+        if draft.fisher_values is not None and wanted:
             row["directions"] = effective_directions(draft.fisher_values, trace, c.d_in)
             row["directions_90"] = directions_for(draft.fisher_values, trace, 0.9)
             row["suggested_rank"] = wanted.get(c.name)

@@ -370,7 +370,7 @@ class _Job:
             self.batches = count
         elif count != self.batches:
             raise DataError(
-                f"the dataloader ended after {count} batches in pass {number + 1}, and had {self.batches} in the first: give "
+                f"the dataloader ended after {count} batches in pass {number + 1}, with {self.batches} in the first: give "
                 "one that can be read again, or more max_memory"
             )
         if number == 0 and self.world > 1:
@@ -412,7 +412,8 @@ class _Job:
         first = next(
             (v for k, v in inputs.items() if isinstance(v, Tensor) and k in ("input_ids", "pixel_values")), None
         )
-        mark = zlib.crc32(first.cpu().numpy().tobytes()) if first is not None else 0
+        flat = torch.zeros(0) if first is None else first.detach().cpu().reshape(-1)
+        mark = zlib.crc32(flat.view(torch.uint8).numpy().tobytes())
         place = index // self.world
         if number == 0:
             self.marks.append(mark)

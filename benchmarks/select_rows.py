@@ -4,7 +4,7 @@ Scores a part of the towns' train rows once. Each seed has a pool of its own (th
 method chooses; an adapter is trained on the chosen rows and scored on the same test questions. Runs are cells of a sweep:
 nothing is done twice, and Ctrl-C or a kill loses little.
 
-    python benchmarks/select_rows.py --out FOLDER [--budgets 16 48] [--seeds 3] --write docs/benchmarks/select.md
+    python benchmarks/select_rows.py --out FOLDER [--budgets 16 48] [--seeds 3] --write docs/benchmarks/select_rows.md
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from lorascope import initialize_lora_fisher
-from lorascope.adapters import adapter_record
+from lorascope.adapters import adapter_record, attach_adapter
 from lorascope.adapters.doctor import examine_adapter, examine_libraries
 from lorascope.adapters.load import RECORD_FILE
 from lorascope.cli import main
@@ -86,6 +86,11 @@ def test_a_start_that_changed_the_base(init: str, saved: Saved) -> None:
     assert one.severity == ("error" if "niter" in init else "warning")
     assert "disable_adapter() gives the residual model" in one.evidence
     assert "path_initial_model_for_weight_conversion" in one.remedy
+
+
+def test_a_residual_adapter_is_named_where_it_is_measured(saved: Saved) -> None:
+    with pytest.warns(UserWarning, match="started by pissa, which changes the base weights"):
+        attach_adapter(base(), saved(trained, init_lora_weights="pissa"), any_base=True)
 
 
 @pytest.mark.parametrize("init", ["corda", "lora_ga", "loftq"])

@@ -39,7 +39,7 @@ state.destroy_process_group()
 CASES = [
     ("fisher", 5, {}),
     ("fisher", 1, {"budget": 3000}),  # one process has no batch at all
-    ("natural_gradient", 4, {"max_memory": 20_000}),
+    ("natural_gradient", 4, {"max_memory": 60_000}),
     ("random", 1, {}),
 ]
 

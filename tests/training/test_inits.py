@@ -17,7 +17,7 @@ from lorascope.training import RunSpec, run
 from lorascope.training.probes import HeldOutLoss
 from lorascope.training.spec import INITS, RESIDUAL_INITS
 
-from .tiny import make_model, make_tokenizer
+from .tiny import make_model
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def spec(data: Path) -> RunSpec:
         max_steps=2,
         save_steps=1,
         init_rows=8,
-        eval_limit=2,
+        eval_limit=4,
         measure_limit=2,
         metrics=("update_ratio",),
         probe_steps=(0, 2),
@@ -114,12 +114,10 @@ def test_what_cannot_be_started_so_is_refused(
 ) -> None:
     with pytest.raises(InputError, match="did you mean 'fisher'"):
         dataclasses.replace(spec, init="fischer")
-    with pytest.raises(AdapterError, match="DoRA"):
-        run(
-            dataclasses.replace(spec, init="fisher_select", use_dora=True),
-            tmp_path / "a",
-            model=model,
-            tokenizer=make_tokenizer(),
-            progress=False,
-        )
+    with pytest.raises(InputError, match="does not go with use_dora"):
+        dataclasses.replace(spec, init="fisher_select", use_dora=True)
+    layers = model.model.layers
+    layers[1].mlp.up_proj.weight = layers[0].mlp.up_proj.weight
+    with pytest.raises(AdapterError, match="share one weight"):
+        run(dataclasses.replace(spec, init="pissa"), tmp_path / "a", model=model, tokenizer=tokenizer, progress=False)
     assert not any("lora" in name for name, _ in model.named_modules()), "the model is given back without an adapter"

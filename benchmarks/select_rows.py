@@ -142,7 +142,7 @@ def document(found: pd.DataFrame, runs: pd.DataFrame, options: argparse.Namespac
         "",
         f"SmolLM2-135M on the towns task. {options.pool} train rows were scored once; each of {runs['seed'].nunique()} "
         f"seeds has a pool of {options.pool * 3 // 4} of them, and from it each method takes "
-        f"{' or '.join(map(str, budgets))} rows. Training: preset `quick` with rank {BASE['rank']}, {BASE['max_steps']} "
+        f"{' or '.join(map(str, budgets))} rows. Training: preset `quick` with rank {BASE['rank']}, {options.steps} "
         f"steps of {BASE['batch_size']} rows; the method and random choice share pool and training seed. Scored on the same "
         f"{options.test} test questions. Differences to random choice, paired by seed, with 95 % t intervals over seeds (for "
         "budgets together: over seeds' means). Labels given: `energy`, `d_optimal`, `loss`; the others see none. The "
@@ -179,11 +179,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pool", type=int, default=320)
     parser.add_argument("--test", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=BASE["max_steps"], help="training steps of 4 rows")
+    parser.add_argument("--layers", help="regular expression of the trained layers; default: all linear ones")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--score-only", action="store_true")
     parser.add_argument("--write", type=Path)
     parser.add_argument("--notes", type=Path, help="Markdown to put below the tables")
     options = parser.parse_args()
+    base = {**BASE, "max_steps": options.steps, "target_modules": options.layers or "all-linear"}
     rows = load_task("towns").rows("train", limit=options.pool)
     pool = load_pool([mapping_of(row) for row in rows])
     place = options.out / f"choices-{'-'.join(map(str, options.budgets))}-{options.seeds}.json"
@@ -198,7 +201,7 @@ def main() -> None:
         {"task": str((options.out / "rows" / name).resolve()), "seed": int(name.rsplit("-s")[1])} for name in names
     ]
     run_sweep(
-        SweepSpec(base=BASE, cells=cells),
+        SweepSpec(base=base, cells=cells),
         options.out / "sweep",
         workers=options.workers,
         on_event=lambda event: print(event.kind, event.name, event.settled, event.total, event.reason, flush=True),

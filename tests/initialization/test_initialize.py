@@ -122,6 +122,15 @@ def test_one_token_a_batch_is_fisher_and_one_batch_is_the_gradient(fresh: Any, b
     )
 
 
+def test_training_batches_can_be_larger_than_the_loaders(fresh: Any, batches: Any) -> None:
+    models = [fresh() for _ in range(3)]
+    start(models[0], batches(count=4), "fisher_batch", training_batches=1)
+    start(models[1], batches(count=4), "gradient")
+    start(models[2], batches(count=4), "fisher_batch")
+    same, gradient, other = (factors(model)[0] for model in models)
+    assert overlap(same, torch.linalg.qr(gradient.T).Q) > overlap(other, torch.linalg.qr(gradient.T).Q)
+
+
 @pytest.mark.parametrize("mode", ["fisher_select", "fisher_whitened"])
 def test_residual_updates_are_those_of_the_definition(mode: str, fresh: Any, batches: Any) -> None:
     truth = reference(fresh(), batches(), summed)[LAYER]
@@ -362,6 +371,7 @@ def test_bad_calls_end_in_one_line(fresh: Any, batches: Any) -> None:
         (fresh(rank=20), batches(), AdapterError, "rank 20 is over the 16 inputs", {}),
         (fresh(), batches(), InputError, "budget of 10 parameters is below", {"budget": 10}),
         (fresh(), batches(), InputError, "budget 0 must be", {"budget": 0}),
+        (fresh(), batches(), InputError, "training_batches 0 must be", {"training_batches": 0}),
         (fresh(), batches(), InputError, "a budget goes with", {"mode": "fisher_select", "budget": 5000}),
         (fresh(), batches(), InputError, "min_rank 3 must be", {"budget": 5000, "min_rank": 3, "max_rank": 2}),
         (fresh(use_dora=True), batches(), AdapterError, "DoRA", {"mode": "fisher_whitened"}),

@@ -59,6 +59,7 @@ def initialize_lora_fisher(
     max_rank: int | None = None,
     table: bool = False,
     max_batches: int | None = None,
+    training_batches: int | None = None,
     max_memory: int | str | None = None,
     exact_width: int = EXACT_WIDTH,
     sketch: int = SKETCH,
@@ -94,6 +95,8 @@ def initialize_lora_fisher(
         max_rank: Largest rank of a layer with a budget; by default four times its rank.
         table: Compute the Fisher columns of the layers' table, suggested ranks among them, also without a budget.
         max_batches: Stop after that many.
+        training_batches: How many batches of your training these data would make, for ``fisher_batch``: give it where the
+            dataloader's batches are smaller, as with gradient accumulation. Default: the dataloader's own.
         max_memory: What the pass may keep, such as ``"4GB"``; takes several passes.
         exact_width: Layers with a wider side are sketched.
         sketch: Columns of a sketch, at least twice the rank.
@@ -129,7 +132,7 @@ def initialize_lora_fisher(
     model = extract_model_from_parallel(model)
     with active_adapter(model, adapter_name), torch.no_grad():
         found, left = adaptable(model)
-        _check(model, found, adapter_name, chosen.residual, budget, min_rank, max_rank)
+        _check(model, found, adapter_name, chosen.residual, budget, min_rank, max_rank, training_batches)
         ranks = {c.name: c.rank for c in found}
         most = {c.name: _most(c, budget, max_rank) for c in found}
         ranked = budget is not None or table
@@ -137,7 +140,7 @@ def initialize_lora_fisher(
         make = {
             "fisher_select": functools.partial(fisher_select, lowest=select == "lowest"),
             "random": functools.partial(random, seed=seed),
-            "fisher_batch": functools.partial(fisher_batch, batches=_count(dataloader, max_batches)),
+            "fisher_batch": functools.partial(fisher_batch, batches=training_batches or _count(dataloader, max_batches)),
         }.get(mode, chosen.make)
 
         def reduce(statistics: LayerStatistics) -> _Draft:
@@ -224,6 +227,7 @@ def _check(
     budget: int | None,
     min_rank: int,
     max_rank: int | None,
+    training_batches: int | None,
 ) -> None:
     """Refuse an adapter that is not there, not fresh, or cannot start so."""
     if not isinstance(model, PeftModel):
@@ -232,7 +236,7 @@ def _check(
         raise AdapterError(f"no adapter '{adapter}' in this model: choose from {', '.join(adapter_names(model))}")
     if not found:
         raise AdapterError("the adapter sits on no layer with factors A and B: choose other target_modules")
-    for name, value in (("budget", budget), ("max_rank", max_rank)):
+    for name, value in (("budget", budget), ("max_rank", max_rank), ("training_batches", training_batches)):
         if value is not None and (isinstance(value, bool) or value < 1):
             raise InputError(f"{name} {value!r} must be a whole number of at least 1")
     if budget is not None and residual:

@@ -54,10 +54,12 @@ def numbers(scorer: PoolScorer, method: str) -> tuple[np.ndarray, bool]:
     return (-found if method.startswith("smallest") else found), False
 
 
-def choices(pool: Pool, methods: list[str], budgets: list[int], seeds: int, cache: Path) -> dict[str, list[int]]:
+def choices(
+    pool: Pool, methods: list[str], budgets: list[int], seeds: int, cache: Path, layers: str
+) -> dict[str, list[int]]:
     """Name of the run -> rows of the pool that it is trained on."""
     model, tokenizer = load_model_and_tokenizer("smollm2")
-    scorer = PoolScorer(model, tokenizer, pool, ScoreOptions(fisher_rows=64), cache=cache)
+    scorer = PoolScorer(model, tokenizer, pool, ScoreOptions(fisher_rows=64, target_modules=layers), cache=cache)
     known = {method: numbers(scorer, method) for method in methods if METHODS[method].model}
     found = {}
     for seed in range(seeds):
@@ -143,9 +145,9 @@ def document(found: pd.DataFrame, runs: pd.DataFrame, options: argparse.Namespac
         f"SmolLM2-135M on the towns task. {options.pool} train rows were scored once; each of {runs['seed'].nunique()} "
         f"seeds has a pool of {options.pool * 3 // 4} of them, and from it each method takes "
         f"{' or '.join(map(str, budgets))} rows. Training: preset `quick` with rank {BASE['rank']}, {options.steps} "
-        f"steps of {BASE['batch_size']} rows; the method and random choice share pool and training seed. Scored on the same "
-        f"{options.test} test questions. Differences to random choice, paired by seed, with 95 % t intervals over seeds (for "
-        "budgets together: over seeds' means). Labels given: `energy`, `d_optimal`, `loss`; the others see none. The "
+        f"steps of {BASE['batch_size']} rows, layers {options.layers or 'all-linear'}; the method and random choice share pool "
+        f"and training seed. Scored on the same {options.test} test questions. Differences to random choice, paired by seed, "
+        "with 95 % t intervals over seeds (for budgets together: over seeds' means). Labels given: `energy`, `d_optimal`, `loss`; the others see none. The "
         "verdict is about cross-entropy (nats a token of the right answer); with "
         f"{found['method'].nunique() - 1} methods looked at, one in twenty intervals misses by chance.",
         "",
@@ -190,7 +192,9 @@ def main() -> None:
     rows = load_task("towns").rows("train", limit=options.pool)
     pool = load_pool([mapping_of(row) for row in rows])
     place = options.out / f"choices-{'-'.join(map(str, options.budgets))}-{options.seeds}.json"
-    found = choices(pool, options.methods, options.budgets, options.seeds, options.out / "scores")
+    found = choices(
+        pool, options.methods, options.budgets, options.seeds, options.out / "scores", options.layers or "all-linear"
+    )
     place.write_text(json.dumps(found))
     if options.score_only:
         return

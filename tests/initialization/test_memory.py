@@ -200,3 +200,10 @@ def test_amounts_that_are_none(text: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_memory(text)
     assert "\n" not in str(caught.value)
+
+
+def test_a_later_batch_that_is_larger_is_named() -> None:
+    data = [*rows(size=10), *rows(size=40)]
+    found = collect_statistics(wide(), data, max_memory="1GB", progress=False)
+    assert any("a batch is 4.0 times as large as the first" in note for note in found.warnings)
+    assert not any("as large as the first" in n for n in collect_statistics(wide(), data, progress=False).warnings)

@@ -140,7 +140,9 @@ def initialize_lora_fisher(
         make = {
             "fisher_select": functools.partial(fisher_select, lowest=select == "lowest"),
             "random": functools.partial(random, seed=seed),
-            "fisher_batch": functools.partial(fisher_batch, batches=training_batches or _count(dataloader, max_batches)),
+            "fisher_batch": functools.partial(
+                fisher_batch, batches=training_batches or _count(dataloader, max_batches)
+            ),
         }.get(mode, chosen.make)
 
         def reduce(statistics: LayerStatistics) -> _Draft:
@@ -179,7 +181,7 @@ def initialize_lora_fisher(
             notes = collected.warnings
         if left and data_free:
             notes.append(f"{len(left)} adapted layers have no factors A and B and do not count: {', '.join(left[:5])}")
-        wanted = _ranks(drafts, ranks, budget, min_rank) if ranked else {}
+        wanted = _of_first(_ranks(drafts, ranks, budget, min_rank)) if ranked else {}
         if budget is not None:
             ranks = {**ranks, **wanted}
         for draft in drafts:
@@ -291,6 +293,16 @@ def _ranks(drafts: Sequence[_Draft], ranks: dict[str, int], budget: int | None, 
         bound = {d.component.name: d.start.directions.shape[1] for d in drafts}
     values = {name: found[: bound[name]] for name, found in known.items()}
     return water_fill(values, costs, limit, minimum=minimum)
+
+
+def _of_first(ranks: dict[str, int]) -> dict[str, int]:
+    """What the first process says: rounding on other machines must not give layers of other shapes."""
+    if processes() is None:
+        return ranks
+    box: list[Any] = [ranks]
+    torch.distributed.broadcast_object_list(box, src=0)
+    found: dict[str, int] = box[0]
+    return found
 
 
 def _write(model: nn.Module, draft: _Draft, adapter: str, rank: int) -> None:

@@ -259,7 +259,7 @@ class _Job:
             notes.append(f"the data ended after {batches + unlabelled:.0f} batches of {self.max_batches} asked for")
         if self.sizes and max(self.sizes) > self.sizes[0]:
             notes.append(
-                f"a batch is {max(self.sizes) / self.sizes[0]:.1f} times as large as the first, by which memory was planned: "
+                f"a batch is {max(self.sizes) / self.sizes[0]:.1f} times as large as the first, which memory was planned by: "
                 "put the largest first to keep within max_memory"
             )
         counts = {"samples": int(samples), "tokens": int(tokens), "terms": int(terms), "batches": int(batches)}

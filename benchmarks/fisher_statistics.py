@@ -279,6 +279,8 @@ def document(found: dict[str, Any]) -> str:
         lines += [f"{part['sketch of 256']['probe_bytes'] / 1e6:,.0f} MB once for all layers of that width. M takes "]
         sizes = part["mean_gradient_bytes"]
         lines += [f"{sizes['whole'] / 1e6:,.0f} MB whole and {sizes['sketch of 256'] / 1e6:,.0f} MB as a sketch.", ""]
+    if lacking := [name for name in PARTS if name not in found]:
+        lines += [f"Not measured yet: {', '.join(lacking)}.", ""]
     lines += ["## Machine", "", "```json", json.dumps(found["provenance"], indent=1), "```", ""]
     return "\n".join(line.rstrip() for line in lines)
 

@@ -116,6 +116,7 @@ def _start(
                 loader(),
                 spec.init.removesuffix("_lowest"),
                 select="lowest" if spec.init.endswith("_lowest") else "highest",
+                training_batches=max(1, len(rows) // spec.batch_size),
                 seed=spec.seed,
                 progress=progress,
             )

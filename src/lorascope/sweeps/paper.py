@@ -50,24 +50,39 @@ def full_sweep(
     return SweepSpec(base=base, cells=cells)
 
 
-def reduced_sweep(model: str, task: str, *, seeds: int = 2, data_dir: str | None = None) -> SweepSpec:
+def reduced_sweep(
+    model: str,
+    task: str,
+    *,
+    seeds: int = 2,
+    first_seed: int = 0,
+    lengths: Sequence[tuple[int, int]] = (),
+    data_dir: str | None = None,
+) -> SweepSpec:
     """A cut-down grid: three ranks and three sizes of training set, and along the other axes one rank only.
 
     On the embedded 135M model and the towns task this takes about half an hour on two cores. Ranks are 4, 16 and 64,
     since 512 is nearly the width of such a model; training is the ``quick`` preset; 100 questions are scored and 32 rows
-    measured; prompts and lengths have one seed, and lengths are bins that short rows fall into.
+    measured; prompts and lengths have one seed. The paper's bins of 100 tokens hold all or none of the rows of a task with
+    short prompts, so that the bins are an argument: `lorascope.tasks.length_bins` finds some.
 
     Args:
         model: Base model.
         task: A multiple-choice task.
         seeds: Seeds of the ranks, the sizes and the shared layers.
+        first_seed: The first of them; another one adds runs that can be joined with earlier ones.
+        lengths: Bins of prompt lengths, lowest and highest number of tokens; none leaves this axis out.
         data_dir: Local folder with the rows of a hub task.
 
     Returns:
-        The sweep.
+        The sweep. The cells that take longest come first and the base model comes last, so that workers end together.
 
     Raises:
         InputError: There is no seed.
+
+    Example:
+        >>> len(reduced_sweep("smollm2", "towns", lengths=[(21, 22), (23, 23), (24, 29)]).expand())
+        31
     """
     if seeds < 1:
         raise InputError(f"seeds {seeds} must be at least 1")
@@ -79,11 +94,10 @@ def reduced_sweep(model: str, task: str, *, seeds: int = 2, data_dir: str | None
         "eval_limit": 100,
         "measure_limit": 32,
     }
-    most = 320
-    cells: list[dict[str, Any]] = [{"rank": 0}]
-    cells += [
-        {"rank": 16, "train_limit": most, "share": share, "seed": seed} for share in SHARES for seed in range(seeds)
-    ]
-    cells += [{"rank": 16, "train_limit": most, "prompt": prompt, "seed": 0} for prompt in PROMPTS]
-    grid = {"seed": list(range(seeds)), "train_limit": [40, 120, most], "rank": [4, 16, 64]}
-    return SweepSpec(base=base, grid=grid, cells=cells)
+    most, chosen = 320, list(range(first_seed, first_seed + seeds))
+    one = {"rank": 16, "train_limit": most, "seed": first_seed}
+    cells: list[dict[str, Any]] = [{**one, "prompt": prompt} for prompt in PROMPTS]
+    cells += [{**one, "length": list(bin_)} for bin_ in lengths]
+    cells += [{**one, "share": share, "seed": seed} for share in SHARES for seed in chosen]
+    cells += [{"rank": 0}]
+    return SweepSpec(base=base, grid={"seed": chosen, "train_limit": [40, 120, most], "rank": [4, 16, 64]}, cells=cells)

@@ -28,7 +28,7 @@ _COMPANIONS = {
 # Costs, outcomes and bookkeeping: never a setting.
 _NO_SETTING = frozenset(
     "name status reason seed D_tokens train_steps train_tokens_seen adapter_parameters model_parameters "  # noqa: SIM905
-    "peak_memory_bytes train_samples train_tokens".split()
+    "peak_memory_bytes threads train_samples train_tokens".split()
 )
 # In the order in which they name a cell.
 _IDENTITY = ("task", "model", "prompt", "length", "R", "share", "N", "D")
@@ -126,7 +126,7 @@ def settings_of(table: pd.DataFrame) -> list[str]:
     found = []
     columns = list(map(str, table.columns))
     for column in sorted(columns, key=lambda name: _IDENTITY.index(name) if name in _IDENTITY else len(_IDENTITY)):
-        if column in METRICS or column in _NO_SETTING or column.startswith("seconds_"):
+        if column in METRICS or column in _NO_SETTING or "seconds_" in column:
             continue
         if column == "rank" and "R" in table:
             continue

@@ -38,7 +38,8 @@ def reproduce_command(
     ] = False,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds. \\[default: 2; in full form 3]")] = None,
     first_seed: Annotated[
-        int, typer.Option(min=0, help="Reduced form: the first seed. Runs of other seeds can be joined with earlier ones.")
+        int,
+        typer.Option(min=0, help="Reduced form: the first seed. Runs of other seeds can be joined with earlier ones."),
     ] = 0,
     executor: Annotated[str, typer.Option(help="Where cells run: local, ray or slurm.")] = "local",
     workers: Annotated[int | None, typer.Option(min=1, help="Cells at a time.")] = None,

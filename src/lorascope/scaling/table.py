@@ -169,9 +169,10 @@ def observe(table: pd.DataFrame, metric: str, group: str | None = None) -> Obser
     rows = table[kept]
     for name in mixed_settings(rows):
         values = text_column(rows[name]).value_counts()
+        some = ", ".join(values.index[:3]) + (" ..." if len(values) > 3 else "")
         notes.append(
-            f"the runs also differ in {name} ({', '.join(values.index[:3])}{' ...' if len(values) > 3 else ''}), which a law "
-            f"over {', '.join(axes)} does not know: keep one value, such as --where {name}={values.index[0]}"
+            f"the runs also differ in {name} ({some}), which a law over {', '.join(axes)} does not know: keep one value, "
+            f"such as --where {name}={values.index[0]}"
         )
     groups = np.arange(count) if group is None else pd.factorize(table[group].to_numpy()[kept])[0]
     if group is not None and (groups < 0).any():

@@ -12,7 +12,7 @@ import pandas as pd
 from lorascope.core.errors import InputError
 from lorascope.core.metrics import METRICS
 from lorascope.scaling.laws import AXES
-from lorascope.scaling.settings import settings_of
+from lorascope.scaling.settings import settings_of, text_column
 from lorascope.scaling.table import measured
 
 _SETTINGS = (
@@ -222,11 +222,11 @@ def _averaged(table: pd.DataFrame, frame: pd.DataFrame, kept: Any, metric: str) 
     ]
     for name in (*_SETTINGS, *others):
         if name in table:
-            column = table.loc[kept, name].astype(str)
+            column = text_column(table.loc[kept, name])
             if column.groupby([runs[key] for key in group]).nunique().max() > 1:
                 varying.append(name)
     if varying:
-        block = table.loc[kept, varying].astype(str).agg("/".join, axis=1)
+        block = table.loc[kept, varying].apply(text_column).agg("/".join, axis=1)
         names = sorted(block.unique())
         runs["block"] = block
         sizes = runs.groupby(group)["block"].nunique()

@@ -39,7 +39,7 @@ def reproduce_command(
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds. \\[default: 2; in full form 3]")] = None,
     first_seed: Annotated[
         int,
-        typer.Option(min=0, help="Reduced form: the first seed. Runs of other seeds can be joined with earlier ones."),
+        typer.Option(min=0, help="The first seed; runs of other seeds can be joined with earlier ones."),
     ] = 0,
     executor: Annotated[str, typer.Option(help="Where cells run: local, ray or slurm.")] = "local",
     workers: Annotated[int | None, typer.Option(min=1, help="Cells at a time.")] = None,
@@ -70,7 +70,7 @@ def reproduce_command(
     models = model or ["smollm2"]
     if full:
         tasks, count = task or list(TASKS), seeds or 3
-        sweep = full_sweep(models, tasks, seeds=count, data=folders)
+        sweep = full_sweep(models, tasks, seeds=count, first_seed=first_seed, data=folders)
         label = _FULL.format(seeds=count, tasks=", ".join(tasks), models=", ".join(models))
     else:
         tasks, count = task or ["towns"], seeds or 2

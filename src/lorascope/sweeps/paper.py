@@ -16,7 +16,12 @@ PROMPTS = ("prompt1", "prompt2", "prompt3")
 
 
 def full_sweep(
-    models: Sequence[str], tasks: Sequence[str] = TASKS, *, seeds: int = 3, data: dict[str, str]
+    models: Sequence[str],
+    tasks: Sequence[str] = TASKS,
+    *,
+    seeds: int = 3,
+    first_seed: int = 0,
+    data: dict[str, str],
 ) -> SweepSpec:
     """The paper's grid: ranks 32, 128, 512; shared layers in groups of 8, 4, 2; lengths; prompts; its recipe.
 
@@ -24,6 +29,7 @@ def full_sweep(
         models: Base models, hub ids or folders.
         tasks: Names of multiple-choice tasks.
         seeds: Seeds of each cell; the paper names none and shows one run.
+        first_seed: The first of them.
         data: Task -> local folder with its rows, instead of the hub.
 
     Returns:
@@ -37,7 +43,7 @@ def full_sweep(
     for model in models:
         for task in tasks:
             head: dict[str, Any] = {"model": model, "task": task, "data_dir": data.get(task)}
-            for seed in range(seeds):
+            for seed in range(first_seed, first_seed + seeds):
                 cells += [{**head, "rank": rank, "seed": seed} for rank in (32, 128, 512)]
                 cells += [{**head, "rank": 32, "share": share, "seed": seed} for share in SHARES]
                 cells += [

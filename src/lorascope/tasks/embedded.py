@@ -110,14 +110,37 @@ def load_model_and_tokenizer(
             model = AutoModelForCausalLM.from_pretrained(source, dtype=DTYPES[dtype], trust_remote_code=False)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ModelError(why_not(str(name_or_path), "model", error)) from error
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise ModelError(why_not(str(name_or_path), "tokenizer", error)) from error
+    tokenizer = load_tokenizer(name_or_path)
     model.train(False)
     if device is not None:
         torch.nn.Module.to(model, device)
     return model, tokenizer
+
+
+def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model without the model.
+
+    Args:
+        name_or_path: ``"smollm2"`` (embedded, no network), a local folder, or a hub id.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        ModelError: There is no such model, or it has no tokenizer.
+        MissingDependencyError: The embedded model is asked for and not installed.
+
+    Example:
+        >>> load_tokenizer("smollm2").vocab_size  # doctest: +SKIP
+        49152
+    """
+    source = resolve_model(name_or_path)
+    with quiet_transformers():
+        try:
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise ModelError(why_not(str(name_or_path), "tokenizer", error)) from error
+    return tokenizer
 
 
 def resolve_model(name_or_path: str | Path) -> str:

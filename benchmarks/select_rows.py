@@ -143,9 +143,10 @@ def document(found: pd.DataFrame, runs: pd.DataFrame, options: argparse.Namespac
         f"SmolLM2-135M on the towns task. {options.pool} train rows were scored once; each of {runs['seed'].nunique()} "
         f"seeds has a pool of {options.pool * 3 // 4} of them, and from it each method takes "
         f"{' or '.join(map(str, budgets))} rows. Training: preset `quick` with rank {BASE['rank']}, {BASE['max_steps']} "
-        f"steps of {BASE['batch_size']} rows; the method and random choice share pool and training seed. Scored on the same "
-        f"{options.test} test questions. Differences to random choice, paired by seed, with 95 % t intervals over seeds (for "
-        "budgets together: over seeds' means). Labels given: `energy`, `d_optimal`, `loss`; the others see none. The "
+        f"steps of {BASE['batch_size']} rows; the method and random choice share pool and training seed. Scored on the "
+        f"same "
+        f"{options.test} test questions. Differences to random choice, paired by seed, with 95 % t intervals over seeds "
+        "(for budgets together: over seeds' means). Labels given: `energy`, `d_optimal`, `loss`; the others see none. The "
         "verdict is about cross-entropy (nats a token of the right answer); with "
         f"{found['method'].nunique() - 1} methods looked at, one in twenty intervals misses by chance.",
         "",

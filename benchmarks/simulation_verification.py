@@ -4,7 +4,8 @@ Every case is simulated once and kept in FOLDER, so that the script can be stopp
 cleanly after that time. A deviation is fine up to three standard errors plus 3.4 / d (the leading finite-size effect seen in
 the stage-1 noise).
 
-    python benchmarks/simulation_verification.py --out FOLDER [--slice 900] [--write docs/benchmarks/simulation_verification.md]
+    python benchmarks/simulation_verification.py --out FOLDER [--slice 900]
+        [--write docs/benchmarks/simulation_verification.md]
 """
 
 from __future__ import annotations
@@ -234,8 +235,9 @@ def document(points: dict[str, list[SimulationPoint]], seeds: int) -> str:
     lines = [
         "# Theory and simulation side by side",
         "",
-        f"{len(table)} comparisons, {seeds} seeds each; stage 1 by FISTA on S >= 0, stage 2 by L-BFGS from the informed start "
-        f"unless said otherwise. Within 3 standard errors + {ALLOWANCE}/d: **{inside} of {len(table)}**; within 3 standard "
+        f"{len(table)} comparisons, {seeds} seeds each; stage 1 by FISTA on S >= 0, stage 2 by L-BFGS from the informed "
+        f"start unless said otherwise. "
+        f"Within 3 standard errors + {ALLOWANCE}/d: **{inside} of {len(table)}**; within 3 standard "
         f"errors alone: {strict}. Theory `computed` comes from lorascope.theory at the time of writing; `brief` is a number "
         "that the model's brief states to four digits.",
         "",

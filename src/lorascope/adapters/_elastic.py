@@ -6,7 +6,7 @@ import copy
 import functools
 import math
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -99,10 +99,10 @@ class _PassDropped:
         kept, self.dropout.kept = self.dropout.kept, None
         if kept is None:
             return None
-        beta: Tensor = factor.parametrizations.weight[0].beta  # type: ignore[union-attr, index, assignment]
+        beta: Tensor = factor.parametrizations.weight[0].beta  # type: ignore[union-attr, index]
         rows, columns = result.shape[-1], kept.shape[-1]
         groups = math.gcd(rows, columns)
-        lost = (kept - given[0]).unflatten(-1, (groups, columns // groups)).mean(dim=-1)
+        lost = (kept - given[0]).reshape(*kept.shape[:-1], groups, columns // groups).mean(dim=-1)
         passed: Tensor = result + beta.reshape(()) * lost.repeat_interleave(rows // groups, dim=-1)
         return passed
 
@@ -171,6 +171,6 @@ def elastic_layer(target: nn.Module, adapter_name: str, config: Any, **kwargs: A
     inner = plain(config)
     inner._custom_modules = {k: v for k, v in (config._custom_modules or {}).items() if v is not elastic_layer} or None
     layer: nn.Module = LoraModel._create_new_module(inner, adapter_name, target, **kwargs)
-    layer.__class__ = _elastic(type(layer))
+    layer.__class__ = _elastic(cast(Hashable, type(layer)))
     connect(layer, adapter_name, source=config.elastic_source, target=config.elastic_target)
     return layer

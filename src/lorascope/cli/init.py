@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -123,7 +123,7 @@ def _start(
     encoded = encode_task(loaded, tokenizer, "train", max_length=spec.max_length, overlong=spec.overlong)
     rows = sample_rows(encoded.features, spec)
     collate = PaddingCollator(pad_token_id(tokenizer, spec.pad_token))
-    loader = DataLoader(rows, batch_size=batch_size, collate_fn=collate)
+    loader: DataLoader[Any] = DataLoader(cast(Any, rows), batch_size=batch_size, collate_fn=collate)
     adapted = attach_lora(base, spec)
     result = initialize_lora_fisher(
         adapted,

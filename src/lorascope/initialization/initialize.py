@@ -72,7 +72,7 @@ def initialize_lora_fisher(
 
     - ``fisher``: A is the leading eigenvectors of F_in = E |g|^2 a a^T, B = 0;
     - ``activation``, ``gradient``, ``random``: controls. E a a^T; E g a^T; no data. B = 0;
-    - ``fisher_batch``: A is the leading eigenvectors of E G^T G, G the mean gradient of one of the dataloader's batches, B = 0;
+    - ``fisher_batch``: A is the leading eigenvectors of E G^T G, G the mean gradient of a batch of the dataloader, B = 0;
     - ``natural_gradient``: the row space of G^-1/2 E[g a^T] A^-1/2, mapped back. B = 0;
     - ``fisher_select``: singular directions of W with the highest (or lowest) Fisher score move into the adapter;
     - ``fisher_whitened``: the part of W that matters most in the Fisher norm moves into the adapter.

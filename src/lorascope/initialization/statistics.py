@@ -370,8 +370,8 @@ class _Job:
             self.batches = count
         elif count != self.batches:
             raise DataError(
-                f"the dataloader ended after {count} batches in pass {number + 1}, and had {self.batches} in the first: give "
-                "one that can be read again, or more max_memory"
+                f"the dataloader ended after {count} batches in pass {number + 1}, and had {self.batches} in the first: "
+                "give one that can be read again, or more max_memory"
             )
         if number == 0 and self.world > 1:
             torch.distributed.all_reduce(self.seen)

@@ -1,4 +1,4 @@
-"""Extension: fine-tuning with an update of rank r of at least T, as order parameters. Ours; see docs/science/theory_extension.md."""
+"""Extension, ours: updates of rank r of at least T, as order parameters (docs/science/theory_extension.md)."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ class RankFineTuning:
 def prox(omega: Array, b: Array, k4: float, *, most: int = 60) -> tuple[Array, Array]:
     r"""The X that minimises :math:`|X - \Omega|_F^2 + (k_4/2) |X X^T - B|_F^2`, exactly, for r >= T.
 
-    :math:`|XX^T|^2 = \max_\Lambda 2\,\mathrm{tr}\,\Lambda X X^T - |\Lambda|^2` turns the quartic into a quadratic in X with the
-    matrix :math:`A = I + k_4 (\Lambda - B)`, to be kept positive. Its dual is the convex problem
+    :math:`|XX^T|^2 = \max_\Lambda 2\,\mathrm{tr}\,\Lambda X X^T - |\Lambda|^2` turns the quartic into a quadratic in X with
+    the matrix :math:`A = I + k_4 (\Lambda - B)`, to be kept positive. Its dual is the convex problem
 
     .. math:: \min_{A > 0}\; \mathrm{tr}\, \Omega\Omega^T A^{-1} + \tfrac{1}{2 k_4} |A - C|_F^2, \qquad C = I - k_4 B.
 
@@ -284,6 +284,8 @@ def _check(
             f"rank {rank} is below tokens {tokens}: the extension holds for rank >= tokens; rank 1 is theory.finetune"
         )
     if tokens * rank > 64:
-        raise InputError(f"tokens {tokens} times rank {rank} is over 64: the quasi-random average has too many dimensions")
+        raise InputError(
+            f"tokens {tokens} times rank {rank} is over 64: the quasi-random average has too many dimensions"
+        )
     if samples < 2 or samples & (samples - 1):
         raise InputError(f"samples {samples} must be a power of two")

@@ -87,7 +87,7 @@ def select_tokens(batch: Mapping[str, Any], tokens: str) -> Selection:
         if first is None:
             raise InputError(f"a batch has no tensors (keys: {', '.join(map(str, batch)) or 'none'})")
         return Selection(first.shape[0], 0, None, ())
-    if ids.dim() < 2 or (ids is batch.get("input_ids") and (ids.is_floating_point() or ids.dim() != 2)):
+    if ids.dim() != 2 + ("input_ids" not in batch) or ("input_ids" in batch and ids.is_floating_point()):
         raise InputError(
             f"input_ids of shape {tuple(ids.shape)} and type {ids.dtype}: give whole numbers of shape (rows, tokens)"
         )

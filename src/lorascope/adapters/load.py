@@ -135,10 +135,15 @@ def attach_adapter(
     """
     config = read_adapter_config(adapter)
     given = getattr(model.config, "_name_or_path", "") or type(model).__name__
-    wrong = (
-        f"adapter '{adapter}' does not fit base model '{given}' "
-        f"(it was trained on '{config.base_model_name_or_path}'): pass that one with --model"
-    )
+    named = config.base_model_name_or_path
+    wrong = f"adapter '{adapter}' does not fit base model '{given}'"
+    if given == named:
+        wrong += (
+            ", which it names as its own: one of them was changed or not saved completely; take the adapter's files "
+            "from one save"
+        )
+    else:
+        wrong += f" (it was trained on {named!r}): pass that one with --model"
     started = str(getattr(config, "init_lora_weights", True)).lower()
     if started.startswith(("pissa", "olora", "corda", "lora_ga")):
         warnings.warn(

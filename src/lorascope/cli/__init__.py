@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from typing import cast
@@ -89,6 +90,7 @@ def main() -> None:
     """Run the command line: user errors end in one line and exit code 2, Ctrl-C in one line and 130."""
     # Libraries warn each other of renamed attributes; a user can do nothing about that.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on each import it names a kernel that it does without
     try:
         sys.exit(app(standalone_mode=False))
     except LorascopeError as error:

@@ -60,7 +60,7 @@ def regime(first: Pretrained, second: FineTuned) -> str:
     """Why a point is outside the valid regime, or ``valid``."""
     if first.collapsed:
         return "pre-training collapsed"
-    if second.q == 0:
+    if any("update collapsed" in word for word in second.warnings):
         return "update collapsed"
     if any("jump" in word for word in second.warnings):
         return "jump"

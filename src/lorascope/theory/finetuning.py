@@ -27,6 +27,8 @@ from lorascope.theory._record import (
 )
 from lorascope.theory.pretraining import Pretrained
 
+COLLAPSE = 1e-3
+"""Squared norm over d below which the update counts as collapsed; its direction is then noise."""
 COARSE = 2**9
 """Points of the first pass, in which every start runs; the chosen one goes on with all points."""
 
@@ -431,8 +433,8 @@ def solve_from(
 def _words(found: State, activation: str) -> list[str]:
     words = []
     limit = JUMP_LIMIT if activation == "linear" else JUMP_LIMIT_SOFTMAX
-    if found.q <= SMALLEST:
-        words.append("the update collapsed to zero: raise alpha or lower ridge")
+    if found.q < COLLAPSE:
+        words.append(f"the update collapsed (q {found.q:.1g}): raise alpha or lower ridge")
     if not found.converged:
         words.append(f"not converged after {found.iterations} iterations (last change {found.residual:.1e})")
     if found.jump > limit:

@@ -13,6 +13,7 @@ from lorascope.cli.theory_advice import (
     regularise_command,
     threshold_command,
 )
+from lorascope.cli.theory_bridge import bridge_command
 from lorascope.cli.theory_curves import curve_command, point_command
 from lorascope.cli.theory_figures import figures_command
 from lorascope.cli.theory_simulate import simulate_command
@@ -35,3 +36,4 @@ theory_app.command("budget")(stoppable(budget_command))
 theory_app.command("active")(stoppable(active_command))
 theory_app.command("simulate")(stoppable(simulate_command))
 theory_app.command("figures")(stoppable(figures_command))
+theory_app.command("bridge")(stoppable(bridge_command))

@@ -106,7 +106,7 @@ def test_figures_draw_chosen_presets(tmp_path: Path) -> None:
     assert "theory.html" in out
     values = json.loads((tmp_path / "theory_figures.json").read_text())
     assert list(values["presets"]) == ["regularise", "budget"]
-    assert len(values["presets"]["budget"]["points"]["best ridge at each split"]) == 5
+    assert len(values["presets"]["budget"]["points"]["best ridge at each split"]) == 3
     text = page_of(tmp_path / "theory.html")
     assert "How to split a label budget" in text and "not available to us" in text
 

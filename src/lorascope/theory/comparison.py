@@ -35,8 +35,15 @@ class Comparison:
     within: bool | None
 
 
-def compare(point: SimulationPoint) -> tuple[list[Comparison], list[str]]:
+def compare(point: SimulationPoint, *, samples: int | None = None) -> tuple[list[Comparison], list[str]]:
     """Each quantity of a simulation beside the theory's, and what stands against the comparison.
+
+    Args:
+        point: The simulation.
+        samples: Quasi-random points of the theory's stage 2.
+
+    Returns:
+        A row for each quantity that the theory describes, in the simulation's order, and sentences.
 
     Example:
         >>> point = SimulationPoint(
@@ -54,7 +61,7 @@ def compare(point: SimulationPoint) -> tuple[list[Comparison], list[str]]:
     values: dict[str, float] = {}
     words: list[str] = []
     if given.get("rank", 1) == 1:
-        found = predict(point)
+        found = predict(point, samples=samples)
         values, words = found.values, list(found.warnings)
     else:
         words.append("a rank above 1 is not compared here")

@@ -16,10 +16,10 @@ from typing import Any
 
 from lorascope.core.files import atomic_write_text, write_json
 from lorascope.core.provenance import collect
-from lorascope.simulation import Adam, simulate_finetune, simulate_pipeline, simulate_pretrain
+from lorascope.simulation import Adam, keep_pretrained, simulate_finetune, simulate_pipeline, simulate_pretrain
 from lorascope.theory.comparison import compare
 from lorascope.theory.points import SimulationPoint, load_points, save_points
-from lorascope.theory.presets import POINTS_FILE, PRESETS, SCHEMA_VERSION, Line, at
+from lorascope.theory.presets import POINTS_FILE, PRESETS, SCHEMA_VERSION, Line, Preset, at
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "src" / "lorascope" / "theory" / POINTS_FILE
@@ -34,6 +34,12 @@ def simulate(line: Line, value: float) -> SimulationPoint:
     if line.stage == "pretrain":
         return simulate_pretrain(**given)
     return simulate_finetune(**given) if line.stage == "finetune" else simulate_pipeline(**given)[0]
+
+
+def order(item: Preset) -> list[tuple[int, Line, float]]:
+    """Simulations with the same pre-training one after the other."""
+    found = [(index, line, value) for index, line in enumerate(item.lines) for value in line.simulated]
+    return sorted(found, key=lambda case: case[2]) if item.lines[0].over == "ridge" else found
 
 
 def small(point: SimulationPoint) -> dict[str, Any]:
@@ -95,20 +101,24 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"write {SHIPPED.name} and {TABLE.name}")
     options = parser.parse_args()
     end = time.monotonic() + options.slice
+    for item in PRESETS:
+        with keep_pretrained(8):
+            for index, line, value in order(item):
+                kept = options.out / f"{item.name}-{index}-{value:g}.json"
+                if kept.exists() or time.monotonic() > end or (options.only and item.name not in options.only):
+                    continue
+                point = simulate(line, value)
+                save_points([point], kept)
+                print(f"{item.name}, {line.name}, {line.over} {value:g}: {point.seconds:.1f} s", flush=True)
     entries: list[dict[str, Any]] = []
     for item in PRESETS:
         for index, line in enumerate(item.lines):
             for value in line.simulated:
                 kept = options.out / f"{item.name}-{index}-{value:g}.json"
-                if not kept.exists():
-                    if time.monotonic() > end or (options.only and item.name not in options.only):
-                        continue
-                    point = simulate(line, value)
-                    save_points([point], kept)
-                    print(f"{item.name}, {line.name}, {line.over} {value:g}: {point.seconds:.1f} s", flush=True)
-                (point,) = load_points(kept)
-                head = {"preset": item.name, "line": line.name, "over": line.over, "value": value}
-                entries.append({**head, "point": small(point)})
+                if kept.exists():
+                    (point,) = load_points(kept)
+                    head = {"preset": item.name, "line": line.name, "over": line.over, "value": value}
+                    entries.append({**head, "point": small(point)})
     wanted = sum(len(line.simulated) for item in PRESETS for line in item.lines)
     print(f"{len(entries)} of {wanted} simulations, {sum(e['point']['seconds'] for e in entries):.0f} s in all")
     if options.write:

@@ -81,10 +81,15 @@ def test_frobenius_optimum_is_exact_and_has_m_equal_to_q() -> None:
 
 def test_regularise_says_how_far_one_may_miss() -> None:
     found = regularise(alpha=0.2, **FIRST, ridges=[0.01, 0.05, 0.2, 5.0])
-    assert found.near is not None and found.near[0] == 0.05 and found.near[1] < 0.2
+    assert found.near is not None and found.near[0] < found.best_ridge < found.near[1]
+    for ridge in found.near:
+        noise = pretrain(alpha=0.2, **FIRST, ridge=ridge).delta_eff
+        assert noise == pytest.approx(1.05 * found.best["delta_eff"], rel=1e-3)
     assert found.bayes_noise < found.best["delta_eff"] < found.frobenius_noise
     assert [row["ridge"] for row in found.rows] == sorted(row["ridge"] for row in found.rows)
     assert found.warnings == ["1 of 5 points: pre-training collapsed: lower ridge"]  # the flag of ridge 5
+    hopeless = regularise(alpha=0.002, **FIRST, ridges=[0.1])
+    assert hopeless.near is not None and hopeless.near[1] is None
     frobenius = regularise(alpha=0.2, **FIRST, penalty="frobenius", ridges=[0.05])
     assert frobenius.best["delta_eff"] == pytest.approx(found.frobenius_noise)
 
@@ -236,7 +241,7 @@ def test_results_survive_json() -> None:
 def test_flags_count_rows() -> None:
     rows = [{"warnings": ["jump 0.31 is above"]}, {"warnings": ["jump 0.41 is above", "odd"]}, {"warnings": []}]
     words = flags(rows)
-    assert words[0].startswith("2 of 3 points: jump is above 0.2")
+    assert words[0] == "2 of 3 points: jump is above"
     assert words[1] == "1 of 3 points: odd"
     assert flags(rows[1:2])[1] == "odd"
 

@@ -71,7 +71,7 @@ def test_nuclear_solutions_are_consistent(alpha: float, tokens: int, kappa0: flo
 def test_the_trace_is_the_derivative_of_the_minimum(
     alpha: float, tokens: int, kappa0: float, noise: float, ridge: float
 ) -> None:
-    """Training loss over d^2: alpha (T+1)/T Dreuse + lambda Tr S / d; its derivative by lambda is Tr S / d at the minimum."""
+    """Training loss over d^2: alpha (T+1)/T Dreuse + lambda Tr S / d; its derivative by lambda is Tr S / d there."""
 
     def loss(value: float) -> float:
         found = pretrain(alpha=alpha, tokens=tokens, kappa0=kappa0, noise=noise, ridge=value)

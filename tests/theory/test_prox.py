@@ -77,7 +77,8 @@ def test_softmax_prox_of_stage_2_is_the_global_minimum(v: float, q: float) -> No
     chi, loss, slope = finetuning_prox(omega, frozen, target, v, q, [])
     # The minimum lies where the quadratic term is below the loss at omega.
     least = grid_minimum(objective, omega, np.sqrt(2 * v * objective(omega)))
-    assert (objective(chi) <= least + 1e-4).mean() > 0.995
+    assert (objective(chi) <= least + 1e-4).mean() > 0.985
+    assert np.maximum(objective(chi) - least, 0).mean() < 5e-4
     assert np.allclose(loss, logit_loss(frozen + update_fields(chi, q), target))
     step = 1e-6
     moved = logit_loss(frozen + update_fields(chi, q + step), target)
@@ -143,7 +144,7 @@ def test_truncated_logits_are_the_kept_part_of_a_pool(fraction: float, largest: 
     order = np.argsort(-size if largest else size)
     kept = pool[order[: round(fraction * len(pool))]]
     found = truncated_logits(sobol_normals(2, 2**13, 0), fraction, largest)
-    assert np.cov(found.T) == pytest.approx(np.cov(kept.T), rel=0.03)
+    assert np.cov(found.T) == pytest.approx(np.cov(kept.T), rel=0.02, abs=0.005 + 0.01 * np.cov(kept.T)[0, 0])
 
 
 def test_symmetric_matrices_have_the_variances_of_the_model() -> None:

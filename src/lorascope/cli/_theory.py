@@ -131,6 +131,8 @@ def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title:
     from rich.markup import escape
     from rich.table import Table
 
+    from lorascope.report.theory import head_of
+
     table = Table(
         title=escape(title),
         title_justify="left",
@@ -146,7 +148,7 @@ def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title:
     for column in kept:
         words = isinstance(rows[0].get(column), str)
         table.add_column(
-            _HEADS.get(column, column.replace("_", " ")),
+            head_of(column),
             justify="left" if words else "right",
             min_width=12 if words else 5,
         )
@@ -163,17 +165,6 @@ def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title:
     return table
 
 
-_HEADS = {
-    "alpha": "N/d²",
-    "alpha_finetune": "N'/d",
-    "delta_eff": "noise, fresh",
-    "delta_recalibrated": "noise, times M/Q",
-    "delta_reuse": "noise, reused",
-    "noise_finetune": "residual noise",
-    "rank_fraction": "rank over d",
-    "ridge": "lambda",
-    "ridge_finetune": "lambda'",
-}
 _QUIET = ("ridge", "ridge_finetune", "delta_eff", "delta_reuse", "alpha", "alpha_finetune", "noise_finetune")
 
 

@@ -98,7 +98,7 @@ def simulate_command(
 
     from lorascope.cli._theory import numbers, words
     from lorascope.core.errors import InputError, unknown_name
-    from lorascope.simulation import Adam
+    from lorascope.simulation import Adam, keep_pretrained
     from lorascope.theory.points import save_points, write_points_csv
 
     if optimiser not in ("exact", "adam"):
@@ -129,8 +129,9 @@ def simulate_command(
         raise unknown_name("over", str(over), known)
     places = [None] if values is None else numbers("--values", values)
     made: list[SimulationPoint] = []
-    for place in tqdm(places, desc="simulations", unit="point", disable=not progress or len(places) < 2):
-        made += _simulate(stage, given if name is None or place is None else {**given, name: place})
+    with keep_pretrained():
+        for place in tqdm(places, desc="simulations", unit="point", disable=not progress or len(places) < 2):
+            made += _simulate(stage, given if name is None or place is None else {**given, name: place})
     if as_json:
         typer.echo(json.dumps([point.to_dict() for point in made], allow_nan=False, ensure_ascii=False, indent=2))
     else:

@@ -21,6 +21,17 @@ SOURCE = (
     "The model is that of arXiv 2606.05899. Its body was not available to us: the equations are our own derivation in the "
     "same setting, checked against simulation, and the axes of these figures are our choice."
 )
+HEADS = {
+    "alpha": "N/d²",
+    "alpha_finetune": "N′/d",
+    "delta_eff": "noise, fresh",
+    "delta_recalibrated": "noise, times M/Q",
+    "delta_reuse": "noise, reused",
+    "noise_finetune": "residual noise",
+    "rank_fraction": "rank over d",
+    "ridge": "λ",
+    "ridge_finetune": "λ′",
+}
 FIRST = ("delta_eff", "delta_reuse", "delta_recalibrated", "Q", "M")
 SECOND = ("alignment", "test_error", "jump")
 
@@ -76,10 +87,21 @@ def curve_figures(
     return figures
 
 
+def head_of(column: str) -> str:
+    """A quantity as the head of a column.
+
+    Example:
+        >>> head_of("delta_eff"), head_of("test_error")
+        ('noise, fresh', 'test error')
+    """
+    return HEADS.get(column, column.replace("_", " "))
+
+
 def rows_table(rows: Sequence[Row], columns: Sequence[str], caption: str) -> Table:
     """A table of rows with some columns; the last one counts their warnings in words."""
     kept = [name for name in columns if any(name in row for row in rows)]
     frame = pd.DataFrame([{name: row.get(name) for name in kept} for row in rows])
+    frame.columns = pd.Index([head_of(name) for name in kept])
     frame["flagged"] = ["yes" if row["warnings"] else "" for row in rows]
     return Table.from_frame(frame, caption)
 
@@ -186,7 +208,7 @@ def _regularisation_headline(result: Mapping[str, Any]) -> str:
         text += f" and {show(result['frobenius_noise'], 3)} of the best Frobenius ridge"
     if result["near"]:
         low, high = result["near"]
-        text += f". From {show(low, 2)} to {show(high, 2)} it is within 5 %"
+        text += f". From {show(low, 2)} {'up' if high is None else f'to {show(high, 2)}'} it is within 5 %"
     return f"{text}."
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from lorascope.figures.theory import plot_theory_curves, theory_curves_info
 from lorascope.report.sections import Section, Table
 from lorascope.report.text import show
-from lorascope.report.theory import READING, SOURCE
+from lorascope.report.theory import READING, SOURCE, head_of
 
 Row = Mapping[str, Any]
 
@@ -79,7 +79,7 @@ def _tables(points: Mapping[str, Sequence[Row]], x: str, ys: Sequence[str]) -> t
             rows.append((line, *(_value(row, column) for column in columns)))
     if not rows:
         return ()
-    return (Table("Simulations, with one standard error", ("Line", *columns), tuple(rows)),)
+    return (Table("Simulations, with one standard error", ("Line", *map(head_of, columns)), tuple(rows)),)
 
 
 def _value(row: Row, name: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -307,6 +309,30 @@ def simulate_pipeline(
     return points
 
 
+_KEPT: ContextVar[tuple[int, dict[Any, _First]] | None] = ContextVar("kept", default=None)
+
+
+@contextlib.contextmanager
+def keep_pretrained(most: int = 1) -> Iterator[None]:
+    """Within this block, pre-trained matrices are kept for simulations that differ in stage 2 only.
+
+    Args:
+        most: Stages kept, the newest; each takes the memory of its sequences.
+
+    Example:
+        >>> common = {"alpha": 1.0, "tokens": 1, "kappa0": 1.0, "noise": 0.5, "ridge": 0.1, "dim": 8, "seeds": 1}
+        >>> with keep_pretrained():
+        ...     points = [simulate_pipeline(**common, alpha_finetune=a, ridge_finetune=0.5)[0] for a in (2.0, 4.0)]
+        >>> points[0].samples["Q"] == points[1].samples["Q"]
+        True
+    """
+    token = _KEPT.set((most, {}))
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
 @dataclass(frozen=True)
 class _First:
     """Stage 1 of a group of seeds."""
@@ -347,6 +373,27 @@ def _second_stage(
 
 
 def _first_stage(
+    settings: dict[str, Any],
+    dim: int,
+    part: list[int],
+    machine: _Machine,
+    progress: bool,
+    optimiser: Adam | None = None,
+) -> _First:
+    """Stage 1 of some seeds, kept where `keep_pretrained` asks for it."""
+    kept = _KEPT.get()
+    if kept is None:
+        return _solve_first(settings, dim, part, machine, progress, optimiser)
+    most, known = kept
+    key = (tuple(sorted(settings.items())), dim, tuple(part), machine, optimiser)
+    if key not in known:
+        while len(known) >= most:
+            known.pop(next(iter(known)))
+        known[key] = _solve_first(settings, dim, part, machine, progress, optimiser)
+    return known[key]
+
+
+def _solve_first(
     settings: dict[str, Any],
     dim: int,
     part: list[int],

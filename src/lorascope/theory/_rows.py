@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -219,7 +220,6 @@ def flags(rows: Iterable[Row]) -> list[str]:
 def _kind(word: str) -> str:
     """A warning without its own numbers, so that the same one at two points counts as one."""
     cases = {
-        "jump ": "jump is above 0.2: replica symmetry is doubtful near and below the recovery threshold",
         "not converged": "not converged",
         "pre-training collapsed": "pre-training collapsed: lower ridge",
         "hardly anything of the direction": "hardly anything of the direction is found: below or near recovery",
@@ -230,4 +230,6 @@ def _kind(word: str) -> str:
     for start, text in cases.items():
         if body.startswith(start):
             return prefix + text
+    if body.startswith("jump "):
+        return prefix + re.sub(r"^jump \S+ is", "jump is", body)
     return "more than 5% of the stage-1 sequences are reused" if "stage-1 sequences are reused" in body else word

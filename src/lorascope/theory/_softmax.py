@@ -22,6 +22,8 @@ C_INVERSE = np.linalg.inv(C)
 C_ROOT = np.array([[2 + math.sqrt(2), 2 - math.sqrt(2)], [2 - math.sqrt(2), 2 + math.sqrt(2)]]) / 2
 C_ROOT_INVERSE = np.linalg.inv(C_ROOT)
 
+WIDE = 1.0
+"""Susceptibility above which four starts around omega miss minima of stage 2 and a grid is searched."""
 Fields = tuple[Array, Array]
 """The two components of points, each (k, n)."""
 Terms = tuple[Array, Array, Array, Array, Array, Array]
@@ -120,14 +122,39 @@ def finetuning_prox(
     Returns:
         chi, the loss, and its derivative by q at fixed chi.
     """
-    reach = math.sqrt(v)
     starts = [omega, *near]
-    starts += [omega + reach * np.array(step) for step in ((1, 1), (-1, -1), (1, -1), (-1, 1))]
+    if v <= WIDE:
+        reach = math.sqrt(v)
+        starts += [omega + reach * np.array(step) for step in ((1, 1), (-1, -1), (1, -1), (-1, 1))]
+    else:
+        starts += _lowest_of_grid(omega, frozen, target, v, q)
     chi = _lowest(_finetuning_objective(omega, frozen, target, v, q), starts)
     x, y = chi[:, 0], chi[:, 1]
     l1, f1, _ = _term(x * x - x * y + frozen[:, 0] - q, target[:, 0])
     l2, f2, _ = _term(y * y - x * y + frozen[:, 1] - q, target[:, 1])
     return chi, l1 + l2, -(f1 + f2)
+
+
+def _lowest_of_grid(omega: Array, frozen: Array, target: Array, v: float | int, q: float | int) -> list[Array]:
+    """The two lowest points of each sequence on a grid over the disc outside which the quadratic alone is above l(omega)."""
+
+    def loss(x: Array, y: Array) -> Array:
+        xy = x * y
+        a, b = (
+            expit(x * x - xy + (frozen[:, 0] - q)) - target[:, 0],
+            expit(y * y - xy + (frozen[:, 1] - q)) - target[:, 1],
+        )
+        found: Array = 2 * (a * a + b * b)
+        return found
+
+    x, y = omega[:, 0], omega[:, 1]
+    radius = np.sqrt(2 * v * loss(x, y))
+    axis = np.linspace(-1, 1, 9)
+    steps = [(a, b) for a in axis for b in axis if a * a + b * b <= 1]
+    values = np.stack([loss(x + a * radius, y + b * radius) + (a * a + b * b) * radius**2 / (2 * v) for a, b in steps])
+    best = np.argpartition(values, 1, axis=0)[:2]
+    moves = np.array(steps)
+    return [omega + radius[:, None] * moves[row] for row in best]
 
 
 def bistable(omega: Array, frozen: Array, target: Array, v: float | int, q: float | int) -> float:

@@ -112,7 +112,7 @@ def point(setting: Setting, data: Sequence[str] | None = None) -> Point:
         second = {kind: setting.but(data=kind).second(first) for kind in data or [setting.data]}
     words = [f"stage 1: {word}" for word in first.warnings]
     for kind, found in second.items():
-        words += [word if word in words else f"{kind}: {word}" for word in found.warnings if word not in words]
+        words += [f"{kind}: {word}" for word in found.warnings if word not in words]
     return Point(
         setting=asdict(setting),
         pretrained=first.to_dict(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -31,7 +32,8 @@ class Regularisation(Record):
         activation: ``linear`` or ``softmax``.
         best_ridge: The lambda (or lambda_F) with the smallest effective noise.
         best: Stage 1 there.
-        near: Lowest and highest ridge of the grid whose noise is within 5 % of the smallest; None if the grid misses it.
+        near: Ridges between which the noise is within 5 % of the smallest; with softmax as far as the grid shows it. The
+            upper one is None where no ridge is too large; all is None if the grid has no such point.
         frobenius_ridge: The exact optimum of the Frobenius penalty, Delta / (T^2 Q0); None with softmax or Delta = 0.
         frobenius_noise: Its effective noise.
         bayes_noise: The floor that no estimator goes below; None with softmax.
@@ -48,7 +50,7 @@ class Regularisation(Record):
     activation: str
     best_ridge: float
     best: Row
-    near: list[float] | None
+    near: list[float | None] | None
     frobenius_ridge: float | None
     frobenius_noise: float | None
     bayes_noise: float | None
@@ -251,7 +253,12 @@ def regularise(
     given = logarithmic(*_around(best.ridge), 25) if ridges is None else [float(ridge) for ridge in ridges]
     points = sorted({*given, best.ridge} if best.ridge > 0 else set(given))
     rows = [row for _, row in along([setting.but(ridge=ridge) for ridge in points], "ridges", progress)]
-    close = [row["ridge"] for row in rows if row["delta_eff"] <= best.delta_eff * (1 + NEAR)]
+    near: list[float | None] | None
+    if activation == "linear":
+        near = _near(best)
+    else:
+        close = [row["ridge"] for row in rows if row["delta_eff"] <= best.delta_eff * (1 + NEAR)]
+        near = [min(close), max(close)] if close else None
     rival: Pretrained | None = None
     if activation == "linear" and noise > 0:
         rival = best_pretraining(alpha=alpha, tokens=tokens, kappa0=kappa0, noise=noise, penalty="frobenius")
@@ -268,13 +275,39 @@ def regularise(
         activation=activation,
         best_ridge=best.ridge,
         best=row_of(best),
-        near=[min(close), max(close)] if close else None,
+        near=near,
         frobenius_ridge=None if rival is None else rival.ridge,
         frobenius_noise=None if rival is None else rival.delta_eff,
         bayes_noise=floor,
         rows=rows,
         warnings=words,
     )
+
+
+def _near(best: Pretrained) -> list[float | None]:
+    """Where the noise crosses 1.05 of the smallest, on both sides of the best ridge; 0 or None if it does not."""
+
+    def excess(place: float) -> float:
+        found = pretrain(
+            alpha=best.alpha,
+            tokens=best.tokens,
+            kappa0=best.kappa0,
+            noise=best.noise,
+            ridge=math.exp(place),
+            penalty=best.penalty,
+        )
+        return found.delta_eff - best.delta_eff * (1 + NEAR)
+
+    middle = math.log(max(best.ridge, 1e-6))
+    ends: list[float | None] = []
+    for step in (-1.0, 1.0):
+        outer = middle
+        while excess(outer) < 0 and abs(outer - middle) < 8:
+            outer += step
+        crossed = abs(outer - middle) < 8
+        root = float(optimize.brentq(excess, outer - step, outer, xtol=1e-4)) if crossed and outer != middle else outer
+        ends.append(math.exp(root) if crossed else 0.0 if step < 0 else None)
+    return ends
 
 
 def _around(ridge: float) -> tuple[float, float]:

@@ -80,8 +80,10 @@ _SECOND = {"tokens": 2, "ridge": 0.5, "noise": 0.7}
 _SOFT = {"alpha": 0.5, "tokens": 2, "kappa0": 0.5, "noise": 0.0, "ridge": 0.03, "activation": "softmax"}
 _SOFT |= {"alpha_finetune": 2.0, "ridge_finetune": 0.05}
 _BUDGET = {**_FIRST, "budget": 0.3, "ridge_finetune": 0.5, "data": "fresh"}
-_D120 = {"dim": 120, "seeds": 6}
-_D160 = {"dim": 160, "seeds": 4}
+_D80 = {"dim": 80, "seeds": 6}
+_D60 = {"dim": 60, "seeds": 6}
+_D100 = {"dim": 100, "seeds": 4}
+_D120 = {"dim": 120, "seeds": 4}
 
 PRESETS: tuple[Preset, ...] = (
     Preset(
@@ -96,7 +98,7 @@ PRESETS: tuple[Preset, ...] = (
                 low=0.003,
                 high=2.0,
                 simulated=(0.01, 0.03, 0.1, 0.3, 1.0),
-                options=_D120,
+                options=_D80,
             )
             for ridge in (0.05, 0.5, 1.0)
         ),
@@ -116,7 +118,7 @@ PRESETS: tuple[Preset, ...] = (
                 low=0.7,
                 high=8.0,
                 simulated=(1.0, 1.5, 2.0, 3.0, 5.0),
-                options=_D120,
+                options=_D80,
             )
             for ridge in (0.01, 0.1, 1.0)
         ),
@@ -128,7 +130,7 @@ PRESETS: tuple[Preset, ...] = (
         name="article-reused",
         title="T = 2: reused sequences along the pre-training ridge",
         words="The article's setting: T = 2, Δ = κ₀ = 0.5, N/d² = 0.2, N′/d = 3, fine-tuned on sequences of pre-training; "
-        "fresh ones beside it. At d = 160 the share of reused sequences is 9.4 %; the equations are meant for up to 5 %.",
+        "fresh ones beside it. At d = 100 the share of reused sequences is 15 %; the equations are meant for up to 5 %.",
         lines=tuple(
             Line(
                 name=f"{data}, λ′ = {ridge:g}",
@@ -137,7 +139,7 @@ PRESETS: tuple[Preset, ...] = (
                 low=0.003,
                 high=1.0,
                 simulated=(0.01, 0.03, 0.1, 0.3),
-                options=_D160,
+                options=_D100,
             )
             for data, ridge in (("reused", 0.05), ("reused", 0.5), ("reused", 1.0), ("fresh", 0.5))
         ),
@@ -158,7 +160,7 @@ PRESETS: tuple[Preset, ...] = (
                 low=0.003,
                 high=1.0,
                 simulated=(0.01, 0.05, 0.1, 0.4),
-                options=_D160,
+                options=_D120,
             )
             for data in ("reused", "fresh")
         ),
@@ -178,7 +180,7 @@ PRESETS: tuple[Preset, ...] = (
                 low=0.005,
                 high=1.0,
                 simulated=(0.01, 0.05, 0.1, 0.2, 0.5),
-                options=_D120,
+                options=_D60,
             )
             for alpha in (0.1, 0.2, 0.3, 0.6)
         ),
@@ -197,7 +199,7 @@ PRESETS: tuple[Preset, ...] = (
                 low=0.01,
                 high=1.0,
                 simulated=(0.01, 0.03, 0.1, 0.3, 0.6),
-                options=_D120,
+                options=_D80,
             )
             for label, data in (("as trained", "fresh"), ("times M/Q", "recalibrated"))
         ),
@@ -217,7 +219,7 @@ PRESETS: tuple[Preset, ...] = (
                 over="alpha_finetune",
                 low=0.4,
                 high=8.0,
-                simulated=(0.6, 0.8, 1.0, 1.2, 1.6, 2.0, 3.0, 5.0),
+                simulated=(0.6, 0.8, 1.0, 1.3, 2.0, 4.0),
                 options={"dim": 200, "seeds": 8},
             ),
             *(
@@ -226,7 +228,7 @@ PRESETS: tuple[Preset, ...] = (
                     stage="finetune",
                     setting=_SECOND,
                     over="alpha_finetune",
-                    simulated=(0.6, 0.8, 1.0, 1.2, 1.6, 2.0, 3.0, 5.0),
+                    simulated=(0.6, 0.8, 1.0, 1.3, 2.0, 4.0),
                     options={"dim": 200, "seeds": 8, **more},
                 )
                 for label, more in (
@@ -259,13 +261,13 @@ PRESETS: tuple[Preset, ...] = (
                     stage="finetune",
                     setting=_SECOND,
                     over="alpha_finetune",
-                    simulated=(1.5, 2.0, 3.0, 4.0, 6.0),
-                    options={"dim": 100, "seeds": 8, "start": "random", "adam": more},
+                    simulated=(1.5, 3.0, 6.0),
+                    options={"dim": 100, "seeds": 4, "start": "random", "adam": more},
                 )
                 for label, more in (
-                    ("Adam, tied", {"factors": "tied", "steps": 800}),
-                    ("Adam, LoRA (B A)", {"steps": 800}),
-                    ("Adam, LoRA (B A), minibatches of 32", {"steps": 800, "batch": 32}),
+                    ("Adam, tied", {"factors": "tied", "steps": 400}),
+                    ("Adam, LoRA (B A)", {"steps": 400}),
+                    ("Adam, LoRA (B A), minibatches of 32", {"steps": 400, "batch": 32}),
                 )
             ),
         ),
@@ -285,7 +287,7 @@ PRESETS: tuple[Preset, ...] = (
                 low=0.3,
                 high=0.98,
                 simulated=(0.5, 0.7, 0.85, 0.9, 0.95),
-                options={"dim": 100, "seeds": 8},
+                options={"dim": 100, "seeds": 4},
             ),
         ),
         x="share",
@@ -304,7 +306,7 @@ PRESETS: tuple[Preset, ...] = (
                 low=0.03,
                 high=1.0,
                 simulated=(0.05, 0.1, 0.3, 0.6, 1.0),
-                options={"dim": 100, "seeds": 4},
+                options={"dim": 80, "seeds": 4},
             ),
             Line(
                 name="largest",
@@ -313,7 +315,7 @@ PRESETS: tuple[Preset, ...] = (
                 low=0.03,
                 high=1.0,
                 simulated=(0.1, 0.3, 0.6),
-                options={"dim": 100, "seeds": 4},
+                options={"dim": 80, "seeds": 4},
             ),
         ),
         x="fraction",

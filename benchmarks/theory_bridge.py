@@ -43,6 +43,8 @@ def main() -> None:
     facts = result.to_dict()
     write_bridge(facts, options.out)
     kept = {key: value for key, value in facts.items() if key != "layers"}
+    command = f"theory_bridge.py --out FOLDER --sizes {options.sizes} --seeds {options.seeds} --steps {options.steps}"
+    kept["provenance"] = {**kept["provenance"], "command": command}
     atomic_write_text(options.write, page(facts))
     atomic_write_text(options.write.with_suffix(".json"), json.dumps(kept, indent=1, allow_nan=False) + "\n")
     print(page(facts))
@@ -82,7 +84,8 @@ def page(facts: dict[str, Any]) -> str:
         f"Seeds {plan['seeds']} and {provenance['seed']} (largest run); {versions}; {runs['machine'].get('cpu')}, "
         f"{runs['machine'].get('cores')} cores, {runs['machine'].get('torch_threads')} threads, shared with other work; "
         f"{runs['seconds_training'] / 60:.0f} minutes of training in {runs['count']} runs. Made by "
-        "`python benchmarks/theory_bridge.py`; the numbers are in the JSON file beside this one.",
+        f"`python benchmarks/theory_bridge.py --sizes {','.join(map(str, plan['sizes']))} --seeds {len(plan['seeds'])} "
+        f"--steps {plan['steps']}`; the numbers are in the JSON file beside this one.",
         "",
     ]
     return "\n".join(lines)

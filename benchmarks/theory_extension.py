@@ -115,8 +115,8 @@ def page(
         "",
         "Fine-tuning with r columns, student and target alike, linear activation, synthetic residual of variance Dn; the",
         "derivation is in [theory_extension.md](../science/theory_extension.md). Each cell is theory / mean of the",
-        f"simulation (standard error over {facts['seeds']} seeds, half as many at d = 800). A cell in bold deviates by more",
-        "than three of them plus 3.4 / d (relative for the training loss and the test error).",
+        f"simulation (standard error over {facts['seeds']} seeds, half as many at d = 800). A cell in bold deviates by",
+        "more than three of them plus 3.4 / d (relative for the training loss and the test error).",
         "",
         f"{sum(row['fine'] for row in rows)} of {len(rows)} cells are within that; of those without a warning of the theory"
         f" {sum(row['fine'] for row in valid)} of {len(valid)}.",

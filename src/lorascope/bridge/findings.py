@@ -130,10 +130,10 @@ def _same_error(relations: Sequence[dict[str, Any]], curve: Sequence[CurvePoint]
     gap, row, point = min(pairs, key=lambda pair: pair[0])
     if gap > 0.1:
         return "Overlap at the same error: no measured error is within 0.1 of one at which the theory is valid."
+    theory = f"the theory's point of the nearest error, {point.error:.2f}, has an overlap of {point.overlap:.2f}"
     return (
         f"Overlap at the same error: at {row['rows']} rows the error is {row['relative_error']:.2f} and the overlap "
-        f"{row['overlap']:.2f}; the theory's point of the nearest error, {point.error:.2f}, has an overlap "
-        f"of {point.overlap:.2f}."
+        f"{row['overlap']:.2f}; {theory}."
     )
 
 

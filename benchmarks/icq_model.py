@@ -143,7 +143,6 @@ def studies(models: dict[str, Any]) -> list[str]:
         for key, label, digits in (
             ("gain_bits", "entropy gained, bits", 4),
             ("error_ratio", "squared error over that without a shift", 3),
-            ("seconds_per_million", "seconds a million weights", 2),
         ):
             lines += [
                 f"`{name}`, {label}:",
@@ -185,7 +184,12 @@ def main() -> None:
     options = parser.parse_args()
     source = str(resolve_model(options.model))
     parts = options.parts.split(",")
-    lines = [f"# `{options.model}` quantised by ICQ", ""]
+    lines = [
+        f"# `{options.model}` quantised by ICQ",
+        "",
+        "The weights of `smollm2` come from a 4-bit file, so that they lie on a grid already.",
+        "",
+    ]
     if "whole" in parts:
         lines += whole(source)[0]
     if "outputs" in parts:

@@ -78,7 +78,8 @@ _ASKED = {
 }
 _HOW = {
     "sensitivity": "Entropy is the mean over blocks of the entropy of a block's codes. The gain is over no shift; a share "
-    "of 1 is the gain of the paper's n = 100 and lambda = 0.1. Squared error is over that without shift: above 1 is worse.",
+    "of 1 is the gain of the paper's n = 100 and lambda = 0.1. Squared error is over that without a shift; above 1 is "
+    "worse.",
     "ceiling": "Ideal code: what blocks of this size reach on average if all levels are equally likely; log2 of the levels "
     "is out of reach on average, because samples are never even. Pooled: the entropy of all codes of a layer together, "
     "which hardly depends on the luck of small blocks. Halves: the shift is chosen on one half of each block, and its gain "

@@ -193,8 +193,8 @@ class IcqLinear(nn.Module):
             if tensor.shape != (size,) or tensor.dtype != dtype:
                 raise ModelError(
                     f"'{key}' of quantised layer '{name}' has {tensor.numel()} numbers of {_name(tensor.dtype)} where "
-                    f"{size} of {_name(dtype)} belong: the checkpoint is damaged or of another "
-                    "model; quantise the base model again"
+                    f"{size} of {_name(dtype)} belong: the checkpoint is damaged or of another model; "
+                    "quantise the base model again"
                 )
         for kind in ("scale", "shift"):
             stored = self._stored(kind)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorascope.core.errors import InputError
+from lorascope.initialization import spectrum
 from lorascope.initialization.budget import directions_for, effective_directions, water_fill
 from lorascope.initialization.spectrum import power, quadratic_forms, spectrum_of_matrix, spectrum_of_sketch
 
@@ -70,16 +71,21 @@ def decaying(size: int, seed: int = 0) -> torch.Tensor:
     return (x @ basis).T @ (x @ basis)
 
 
-@pytest.mark.parametrize("size", [300, 2100])
-def test_leading_directions_are_those_of_the_whole_decomposition(size: int) -> None:
-    """Narrower than the whole decomposition's limit, and wider: both go without it."""
-    matrix = decaying(size)
-    found = spectrum_of_matrix(matrix, 8, trace=float(matrix.trace()), leading=True)
-    assert found.vectors.shape == (size, 8)
-    values, vectors = torch.lobpcg(matrix.double(), k=8, niter=200, tol=1e-12)
-    assert np.allclose(found.values.numpy(), values.numpy(), rtol=1e-4)
-    assert float((found.vectors.double().T @ vectors).square().sum()) > 8 - 1e-3
-    assert found.tail == pytest.approx(float((matrix.trace() - found.values.sum()) / (size - 8)), rel=1e-4)
+@pytest.mark.parametrize("leading", [True, False])
+def test_leading_directions_are_those_of_the_whole_decomposition(
+    leading: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where few are wanted, and where the matrix is too wide for all: both go without the whole decomposition."""
+    monkeypatch.setattr(spectrum, "FULL_EIGEN_WIDTH", 256)
+    monkeypatch.setattr(spectrum, "KEPT", 20)
+    matrix = decaying(300)
+    found = spectrum_of_matrix(matrix, 8, trace=float(matrix.trace()), leading=leading)
+    assert found.vectors.shape == (300, 8 if leading else 20)
+    values, vectors = (part.flip(-1) for part in torch.linalg.eigh(matrix.double()))
+    assert np.allclose(found.values[:8].numpy(), values[:8].numpy(), rtol=1e-4)
+    assert float((found.vectors[:, :8].double().T @ vectors[:, :8]).square().sum()) > 8 - 1e-3
+    left = float(matrix.trace() - found.values.sum()) / (300 - len(found.values))
+    assert found.tail == pytest.approx(left, rel=1e-2)
 
 
 def test_a_sketch_finds_the_leading_part_and_the_rest_is_one_level() -> None:
@@ -87,8 +93,8 @@ def test_a_sketch_finds_the_leading_part_and_the_rest_is_one_level() -> None:
     probe = torch.linalg.qr(torch.randn(200, 40, generator=torch.Generator().manual_seed(1))).Q
     found = spectrum_of_sketch(matrix @ probe, probe, trace=float(matrix.trace()))
     whole = spectrum_of_matrix(matrix, 200, trace=float(matrix.trace()))
-    assert float((found.vectors[:, :8].T @ whole.vectors[:, :8]).square().sum()) > 7.8
-    assert np.allclose(found.values[:8].numpy(), whole.values[:8].numpy(), rtol=0.05)
+    assert float((found.vectors[:, :4].T @ whole.vectors[:, :4]).square().sum()) > 3.8
+    assert np.allclose(found.values[:4].numpy(), whole.values[:4].numpy(), rtol=0.1)
     assert spectrum_of_sketch(torch.zeros(20, 4), probe[:20, :4], trace=0.0).values.tolist() == [0.0] * 4
 
 

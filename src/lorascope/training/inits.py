@@ -135,6 +135,7 @@ def _start(
     targets = _check_first(model, spec) if spec.init in RESIDUAL_INITS else []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`eva_config` is not specified")
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
         warnings.filterwarnings("ignore", category=UserWarning, module="peft")
         return _start_in_peft(model, spec, targets, loader, progress), {}
 

@@ -116,11 +116,16 @@ def _save_converted(model: PeftModel, adapter: str, save_directory: str | Path, 
         path = Path(folder) / _INITIAL
         now = {c.name: factor_parameters(c, adapter)[:2] for c in components(model)}
         trained = {name: (a.detach().clone(), b.detach().clone()) for name, (a, b) in now.items()}
+        config = untyped.peft_config[adapter]
+        named = config.base_model_name_or_path
         try:
+            # Converting, PEFT would ask the hub whether the vocabulary of the model named there has grown.
+            config.base_model_name_or_path = None
             _put(now, {name: (kept[f"{name}.lora_A"], kept[f"{name}.lora_B"]) for name in now})
             plain = {key: value for key, value in options.items() if key == "save_embedding_layers"}
             type(model).save_pretrained(model, str(path), selected_adapters=[adapter], **plain)
         finally:
+            config.base_model_name_or_path = named
             _put(now, trained)
         if adapter != "default":
             path = path / adapter

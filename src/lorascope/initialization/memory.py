@@ -186,7 +186,7 @@ def plan_chunks(
     for group in groups:
         sketched = wide & {c.name for c in group}
         if limit is not None and size(group, sketched) > limit:
-            sketched = min(sketched, frozenset(c.name for c in group), key=lambda names: size(group, names))  # noqa: B023
+            sketched = min(sketched, frozenset(c.name for c in group), key=lambda names: size(group, names))
             if (least := size(group, sketched)) > limit:
                 raise InputError(
                     f"max_memory of {limit:,} bytes is too little: layer '{group[0].name}' needs {least:,} with "

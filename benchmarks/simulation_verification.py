@@ -22,7 +22,7 @@ from lorascope.theory import predict
 from lorascope.theory.points import SimulationPoint, load_points, save_points
 
 ALLOWANCE = 3.4
-SAMPLES = 2**15
+SAMPLES = 2**13
 COMPARED = {
     "pretrain": ("Q", "M", "delta_eff", "delta_reuse"),
     "finetune": ("m", "q", "alignment", "train_loss", "test_error"),

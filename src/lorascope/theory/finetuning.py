@@ -181,7 +181,7 @@ def finetune_after(
         ridge: lambda'.
         data: ``fresh``, ``reused``, ``recalibrated`` or ``active``.
         fraction: Share of the pool that ``active`` labels.
-        largest: Let ``active`` take the largest logits, which the theory does not describe well (flagged).
+        largest: Let ``active`` take the largest logits, where simulations do not always agree (flagged).
         dim: d, if one is meant: reusing alpha'/(alpha d) of the stage-1 sequences is flagged above 5 %.
         samples: Quasi-random points, a power of two.
         start: A result nearby, the name of a start, or None for all of them.
@@ -288,7 +288,7 @@ class _Settings:
 def _warnings_of(first: Pretrained, data: str, alpha: float, largest: bool, dim: int | None) -> tuple[str, ...]:
     words = [f"stage 1: {word}" for word in first.warnings]
     if data == "active" and largest:
-        words.append("choosing the largest logits is not described well: simulations are worse")
+        words.append("choosing the largest logits: simulations do not always agree")
     if data == "reused" and dim is not None:
         if dim < 2:
             raise InputError(f"dim {dim} must be at least 2")

@@ -1,10 +1,11 @@
 """The comparison of initialisations as Markdown, and where their directions lie: why one is (not) better than another.
 
     lorascope compare-inits --out FOLDER ...
-    python benchmarks/compare_inits.py FOLDER --write docs/benchmarks/compare_inits.md [--overlap]
+    python benchmarks/compare_inits.py FOLDER --write docs/benchmarks/compare_inits.md [--overlap --targets REGEX]
 
-With --overlap, the subspaces of fisher, activation and gradient are compared on the same rows: the mean squared cosine
-of their principal angles, per kind of layer, beside what random subspaces would have, and each one's share of the traces.
+With --overlap, the subspaces of fisher, fisher_batch, activation and gradient are compared on the same rows: the mean
+squared cosine of their principal angles, per kind of layer, beside what random subspaces would have, and how much of the
+traces they hold.
 """
 
 from __future__ import annotations
@@ -16,19 +17,26 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from lorascope.core.files import atomic_write_text, read_json
 from lorascope.core.provenance import collect
-from lorascope.initialization import LayerStatistics, collect_statistics
-from lorascope.initialization.selection_scores import leading_directions
+from lorascope.initialization import LayerStatistics, collect_statistics, directions
 from lorascope.measuring import load_model_and_tokenizer
 from lorascope.report.inits import inits_frame
 from lorascope.sweeps.inits import metric_label
 from lorascope.tasks import PaddingCollator, encode_task, load_task
 from lorascope.training import RunSpec, attach_lora
 
-KINDS = ("fisher", "activation", "gradient")
+KINDS = ("fisher", "fisher_batch", "activation", "gradient")
+PAIRS = (
+    ("fisher", "activation"),
+    ("fisher", "gradient"),
+    ("activation", "gradient"),
+    ("fisher_batch", "fisher"),
+    ("fisher_batch", "gradient"),
+)
+BATCH = 4
+"""Rows of a training step, which fisher_batch takes its number of tokens from."""
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -44,7 +52,7 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def overlap(rank: int, rows: int, targets: tuple[str, ...]) -> pd.DataFrame:
+def overlap(rank: int, rows: int, targets: str) -> pd.DataFrame:
     """One row a layer: overlaps of the leading subspaces on one half of the rows, and with those of the other half."""
     model, tokenizer = load_model_and_tokenizer("smollm2")
     features = encode_task(load_task("towns"), tokenizer, "train", limit=2 * rows).features
@@ -52,23 +60,24 @@ def overlap(rank: int, rows: int, targets: tuple[str, ...]) -> pd.DataFrame:
     peft_model = attach_lora(model, RunSpec(rank=rank, target_modules=targets))
 
     def subspaces(layer: LayerStatistics) -> dict[str, Any]:
-        assert layer.input_fisher is not None and layer.input is not None and layer.mean_gradient is not None
-        gradient = layer.mean_gradient.matrix(layer.tokens)
-        square = gradient.T @ gradient
-        values, vectors = torch.linalg.eigh(square)
-        fisher, activation = (leading_directions(x, layer.tokens, rank) for x in (layer.input_fisher, layer.input))
+        assert layer.input_fisher is not None and layer.mean_gradient is not None
+        square = float(layer.mean_gradient.matrix(layer.tokens).square().sum())
+        starts = {
+            "fisher": directions.fisher(layer, None, rank),
+            "fisher_batch": directions.fisher_batch(layer, None, rank, batches=max(1, rows // BATCH)),
+            "activation": directions.activation(layer, None, rank),
+            "gradient": directions.gradient(layer, None, rank),
+        }
+        found: dict[str, Any] = {kind: start.directions[:, :rank].clone() for kind, start in starts.items()}
+        fisher = layer.input_fisher.sum / layer.tokens
+        held = {kind: float((found[kind] * (fisher @ found[kind])).sum() / layer.fisher_trace) for kind in KINDS}
+        pulled = layer.mean_gradient.matrix(layer.tokens)
+        mean = {kind: float((pulled @ found[kind]).square().sum() / square) for kind in KINDS}
         return {
-            "fisher": fisher,
-            "activation": activation,
-            "gradient": vectors.flip(1)[:, :rank],
-            "shares": {
-                "fisher": float((fisher * (layer.input_fisher.sum / layer.tokens @ fisher)).sum() / layer.fisher_trace),
-                "activation": float(
-                    (activation * (layer.input.sum / layer.tokens @ activation)).sum() / layer.input_energy
-                ),
-                "gradient": float(values.flip(0)[:rank].sum() / values.sum()),
-            },
-            "signal": float(square.trace() * layer.tokens / layer.fisher_trace),
+            **found,
+            "fisher held": held,
+            "gradient held": mean,
+            "signal": square * layer.tokens / layer.fisher_trace,
         }
 
     halves = []
@@ -80,11 +89,12 @@ def overlap(rank: int, rows: int, targets: tuple[str, ...]) -> pd.DataFrame:
     for name, one in halves[0].items():
         two = halves[1][name]
         row: dict[str, Any] = {"layer": name.split(".")[-1], "random": rank / len(one["fisher"])}
-        for first, second in (("fisher", "activation"), ("fisher", "gradient"), ("activation", "gradient")):
+        for first, second in PAIRS:
             row[f"{first}-{second}"] = float((one[first].T @ one[second]).square().sum() / rank)
         for kind in KINDS:
             row[f"{kind} again"] = float((one[kind].T @ two[kind]).square().sum() / rank)
-            row[f"{kind} share"] = one["shares"][kind]
+            row[f"F_in held by {kind}"] = one["fisher held"][kind]
+            row[f"M held by {kind}"] = one["gradient held"][kind]
         row["signal"] = one["signal"]
         table.append(row)
     return pd.DataFrame(table)
@@ -96,6 +106,9 @@ def main() -> None:
     parser.add_argument("--write", type=Path, required=True)
     parser.add_argument("--notes", type=Path, help="Markdown to put after the headline")
     parser.add_argument("--overlap", action="store_true")
+    parser.add_argument(
+        "--targets", default="all-linear", help="layers of the overlaps: all-linear or a regular expression"
+    )
     parser.add_argument("--rows", type=int, default=32, help="rows of each half for the overlaps")
     options = parser.parse_args()
     facts = read_json(options.folder / "inits.json")
@@ -117,25 +130,25 @@ def main() -> None:
     ]
     kept = options.folder / "overlap.csv"
     if options.overlap and not kept.is_file():
-        atomic_write_text(kept, overlap(8, options.rows, ("q_proj", "v_proj")).to_csv(index=False))
+        atomic_write_text(kept, overlap(8, options.rows, options.targets).to_csv(index=False))
     if kept.is_file():
         means = pd.read_csv(kept).groupby("layer").mean().reset_index()
+        parts += ["## Where the directions lie", ""]
         parts += [
-            "## Where the directions lie",
-            "",
-            f"Two halves of {options.rows} rows each, rank 8, means over layers. ",
+            f"Two halves of {options.rows} rows each, rank 8, means over layers of a kind (layers: {options.targets})."
         ]
         parts += [
-            "Overlap: mean squared cosine of the principal angles, 1 for the same subspace, `random` for random ones. "
+            "Overlap: mean squared cosine of the principal angles, 1 for the same subspace, `random` for random ones."
         ]
         parts += [
-            "`again`: the same method on the other half. `share`: of the method's own trace in its 8 directions. "
+            "`again`: the same method on the other half. `F_in held`, `M held`: share of tr F_in and of |M|^2 in its 8"
         ]
         parts += [
-            "`signal`: |M|^2 times the number of tokens over tr F_in; about 1 if the mean gradient were only noise.",
-            "",
+            "directions. `signal`: |M|^2 times the number of tokens over tr F_in, 1 if the mean gradient were only noise."
         ]
-        parts += [markdown(means), ""]
+        overlaps = ["layer", "random", *(f"{a}-{b}" for a, b in PAIRS), *(f"{kind} again" for kind in KINDS)]
+        shares = ["layer", *(f"{what} held by {kind}" for what in ("F_in", "M") for kind in KINDS), "signal"]
+        parts += ["", markdown(means[overlaps]), "", markdown(means[shares]), ""]
     machine = json.dumps(facts["provenance"], indent=1)
     parts += [f"Training took {runs['seconds_training'].sum() / 60:.0f} minutes in the runs that are compared.", ""]
     parts += ["```json", machine, "```", "", f"Written with lorascope {collect()['versions'].get('lorascope')}.", ""]

@@ -55,7 +55,8 @@ def train(variant: str, source: str, batch: int, length: int, steps: int, checkp
     gc.collect()
     before = process.memory_info().rss / 2**20
     model = load(variant, source)
-    config = support_quantised(LoraConfig(r=16, lora_alpha=16, target_modules="all-linear"))
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    config = support_quantised(LoraConfig(r=16, lora_alpha=16, target_modules=names))
     model = get_peft_model(model, config)
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -141,11 +142,12 @@ def main() -> None:
         lines = [
             "# Memory of training on a quantised base",
             "",
-            f"`{options.model}` in float32 with LoRA of rank 16 on all linear layers, {options.batch} rows of {options.length} "
-            f"tokens, {options.steps} steps of AdamW. MiB of the process above what it had after its imports. Seconds are the "
-            "median step.",
+            f"`{options.model}` in float32 with LoRA of rank 16 on all linear layers, {options.batch} rows of "
+            f"{options.length} tokens, {options.steps} steps of AdamW. MiB of the process above what it had after its "
+            "imports. Seconds are the median step.",
             "",
-            "| base | checkpointing | all tensors | model there | most in a step | against NF4 | rise in a step | seconds a step |",
+            "| base | checkpointing | all tensors | model there | most in a step | against NF4 | rise in a step "
+            "| seconds a step |",
             "|---|---|---|---|---|---|---|---|",
         ]
         for checkpointing in (False, True):

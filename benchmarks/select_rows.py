@@ -4,7 +4,7 @@ Scores a part of the towns' train rows once. Each seed has a pool of its own (th
 method chooses; an adapter is trained on the chosen rows and scored on the same test questions. Runs are cells of a sweep:
 nothing is done twice, and Ctrl-C or a kill loses little.
 
-    python benchmarks/select_rows.py --out FOLDER [--budgets 16 48] [--seeds 3] --write docs/benchmarks/select.md
+    python benchmarks/select_rows.py --out FOLDER [--budgets 16 48] [--seeds 3] --write docs/benchmarks/select_rows.md
 """
 
 from __future__ import annotations
@@ -54,10 +54,12 @@ def numbers(scorer: PoolScorer, method: str) -> tuple[np.ndarray, bool]:
     return (-found if method.startswith("smallest") else found), False
 
 
-def choices(pool: Pool, methods: list[str], budgets: list[int], seeds: int, cache: Path) -> dict[str, list[int]]:
+def choices(
+    pool: Pool, methods: list[str], budgets: list[int], seeds: int, cache: Path, layers: str
+) -> dict[str, list[int]]:
     """Name of the run -> rows of the pool that it is trained on."""
     model, tokenizer = load_model_and_tokenizer("smollm2")
-    scorer = PoolScorer(model, tokenizer, pool, ScoreOptions(fisher_rows=64), cache=cache)
+    scorer = PoolScorer(model, tokenizer, pool, ScoreOptions(fisher_rows=64, target_modules=layers), cache=cache)
     known = {method: numbers(scorer, method) for method in methods if METHODS[method].model}
     found = {}
     for seed in range(seeds):
@@ -142,13 +144,12 @@ def document(found: pd.DataFrame, runs: pd.DataFrame, options: argparse.Namespac
         "",
         f"SmolLM2-135M on the towns task. {options.pool} train rows were scored once; each of {runs['seed'].nunique()} "
         f"seeds has a pool of {options.pool * 3 // 4} of them, and from it each method takes "
-        f"{' or '.join(map(str, budgets))} rows. Training: preset `quick` with rank {BASE['rank']}, {BASE['max_steps']} "
-        f"steps of {BASE['batch_size']} rows; the method and random choice share pool and training seed. Scored on the "
-        f"same "
-        f"{options.test} test questions. Differences to random choice, paired by seed, with 95 % t intervals over seeds "
-        "(for budgets together: over seeds' means). Labels given: `energy`, `d_optimal`, `loss`; the others see none. The "
-        "verdict is about cross-entropy (nats a token of the right answer); with "
-        f"{found['method'].nunique() - 1} methods looked at, one in twenty intervals misses by chance.",
+        f"{' or '.join(map(str, budgets))} rows. Training: preset `quick` with rank {BASE['rank']}, {options.steps} "
+        f"steps of {BASE['batch_size']} rows, layers {options.layers or 'all-linear'}; the method and random choice share "
+        f"pool and training seed. Scored on the same {options.test} test questions. Differences to random choice, paired "
+        "by seed, with 95 % t intervals over seeds (for budgets together: over seeds' means). Labels given: `energy`, "
+        "`d_optimal`, `loss`; the others see none. The verdict is about cross-entropy (nats a token of the right answer); "
+        f"with {found['method'].nunique() - 1} methods looked at, one in twenty intervals misses by chance.",
         "",
     ]
     for budget in ["all", *budgets]:
@@ -180,15 +181,20 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pool", type=int, default=320)
     parser.add_argument("--test", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=BASE["max_steps"], help="training steps of 4 rows")
+    parser.add_argument("--layers", help="regular expression of the trained layers; default: all linear ones")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--score-only", action="store_true")
     parser.add_argument("--write", type=Path)
     parser.add_argument("--notes", type=Path, help="Markdown to put below the tables")
     options = parser.parse_args()
+    base = {**BASE, "max_steps": options.steps, "target_modules": options.layers or "all-linear"}
     rows = load_task("towns").rows("train", limit=options.pool)
     pool = load_pool([mapping_of(row) for row in rows])
     place = options.out / f"choices-{'-'.join(map(str, options.budgets))}-{options.seeds}.json"
-    found = choices(pool, options.methods, options.budgets, options.seeds, options.out / "scores")
+    found = choices(
+        pool, options.methods, options.budgets, options.seeds, options.out / "scores", options.layers or "all-linear"
+    )
     place.write_text(json.dumps(found))
     if options.score_only:
         return
@@ -199,7 +205,7 @@ def main() -> None:
         {"task": str((options.out / "rows" / name).resolve()), "seed": int(name.rsplit("-s")[1])} for name in names
     ]
     run_sweep(
-        SweepSpec(base=BASE, cells=cells),
+        SweepSpec(base=base, cells=cells),
         options.out / "sweep",
         workers=options.workers,
         on_event=lambda event: print(event.kind, event.name, event.settled, event.total, event.reason, flush=True),

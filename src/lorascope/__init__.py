@@ -1,6 +1,7 @@
 """lorascope: see what a LoRA adapter learned.
 
-The names below are loaded when they are first used, so that importing the package costs nothing.
+The names below, and the sub-packages (``lorascope.information``), are loaded when they are first used, so that importing
+the package costs nothing.
 """
 
 from __future__ import annotations
@@ -67,6 +68,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
+    if not name.startswith("_"):
+        from importlib.util import find_spec
+
+        if find_spec(f"lorascope.{name}") is not None:
+            return importlib.import_module(f"lorascope.{name}")
     raise AttributeError(f"module 'lorascope' has no attribute '{name}'")
 
 

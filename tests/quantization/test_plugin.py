@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tests.measuring.architectures import ARCHITECTURES as MEASURED
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -21,12 +22,11 @@ from transformers import (
     TrainingArguments,
 )
 
-from lorascope.core.errors import AdapterError, InputError, ModelError
 from lorascope.adapters import support_quantised
+from lorascope.core.errors import AdapterError, InputError, ModelError
 from lorascope.quantization import ICQConfig, IcqLinear, icq_layers, quantize_icq
 from lorascope.quantization.plugin import watch_quantization
 from lorascope.quantization.whole import kept_dense
-from tests.measuring.architectures import ARCHITECTURES as MEASURED
 
 SMALL = {
     "hidden_size": 48,

@@ -129,13 +129,28 @@ def attach_adapter(
 
     Raises:
         AdapterError: As `read_adapter_config`; or the adapter does not fit this base model.
+
+    Warns:
+        UserWarning: The adapter was trained on another quantisation, or changes the base weights when it is loaded.
     """
     config = read_adapter_config(adapter)
     given = getattr(model.config, "_name_or_path", "") or type(model).__name__
-    wrong = (
-        f"adapter '{adapter}' does not fit base model '{given}' "
-        f"(it was trained on '{config.base_model_name_or_path}'): pass that one with --model"
-    )
+    named = config.base_model_name_or_path
+    wrong = f"adapter '{adapter}' does not fit base model '{given}'"
+    if given == named:
+        wrong += (
+            ", which it names as its own: one of them was changed or not saved completely; take the adapter's files "
+            "from one save"
+        )
+    else:
+        wrong += f" (it was trained on {named!r}): pass that one with --model"
+    started = str(getattr(config, "init_lora_weights", True)).lower()
+    if started.startswith(("pissa", "olora", "corda", "lora_ga")):
+        warnings.warn(
+            f"adapter '{adapter}' was started by {started}, which changes the base weights: what is measured against is "
+            "the residual model, not the base; see  lorascope doctor",
+            stacklevel=2,
+        )
     record = Path(adapter) / RECORD_FILE
     if record.is_file() and not any_base:
         known = read_adapter_record(adapter)

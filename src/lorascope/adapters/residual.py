@@ -127,6 +127,8 @@ def _save_converted(model: PeftModel, adapter: str, save_directory: str | Path, 
             path = path.rename(path.with_name(f"{adapter}-{_INITIAL}"))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+            # Of the first weights PEFT asks whether the vocabulary has grown, whatever save_embedding_layers says.
+            warnings.filterwarnings("ignore", message="Could not find a config file in")
             type(model).save_pretrained(
                 model, str(save_directory), path_initial_model_for_weight_conversion=str(path), **options
             )

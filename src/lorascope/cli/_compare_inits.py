@@ -62,9 +62,10 @@ def sentence(plan: InitsPlan) -> str:
     """
     base = plan.base
     rates = f"{len(plan.rates)} learning rate{'s' * (len(plan.rates) > 1)} ({', '.join(f'{r:g}' for r in plan.rates)})"
+    short = f" in runs of {plan.tuning['max_steps']} steps" if plan.tuning.get("max_steps") else ""
     text = (
         f"{len(plan.methods)} initialisations, each tuned over {rates} on {len(plan.tune_seeds)} "
-        f"seed{'s' * (len(plan.tune_seeds) > 1)} and compared on {len(plan.seeds)} others"
+        f"seed{'s' * (len(plan.tune_seeds) > 1)}{short} and compared on {len(plan.seeds)} others"
     )
     facts = [f"{base['model']} on {base['task']}"] if "model" in base and "task" in base else []
     facts += [f"{words} {base[key]}" for key, words in _FACTS.items() if base.get(key) is not None]
@@ -73,6 +74,7 @@ def sentence(plan: InitsPlan) -> str:
 
 _FACTS = {
     "rank": "rank",
+    "target_modules": "layers",
     "max_steps": "steps",
     "batch_size": "rows a step",
     "train_limit": "training rows",

@@ -77,16 +77,18 @@ _ASKED = {
     "resources": "What do quantised weights cost and save?",
 }
 _HOW = {
-    "sensitivity": "Entropy is the mean over blocks of the entropy of a block's codes. The gain is over no shift; a share of "
-    "1 is the gain of the paper's n = 100 and lambda = 0.1. Squared error is over that without a shift: above 1 is worse.",
-    "ceiling": "Ideal code: what blocks of this size reach on average if all levels are equally likely; log2 of the levels is "
-    "out of reach on average, because samples are never even. Pooled: the entropy of all codes of a layer together, which "
-    "hardly depends on the luck of small blocks. Halves: the shift is chosen on one half of each block, and its gain over the "
-    "median is counted on that half and on the other. What does not carry over to the other half was noise.",
+    "sensitivity": "Entropy is the mean over blocks of the entropy of a block's codes. The gain is over no shift; a share "
+    "of 1 is the gain of the paper's n = 100 and lambda = 0.1. Squared error is over that without a shift; above 1 is "
+    "worse.",
+    "ceiling": "Ideal code: what blocks of this size reach on average if all levels are equally likely; log2 of the levels "
+    "is out of reach on average, because samples are never even. Pooled: the entropy of all codes of a layer together, "
+    "which hardly depends on the luck of small blocks. Halves: the shift is chosen on one half of each block, and its gain "
+    "over the median is counted on that half and on the other. What does not carry over to the other half was noise.",
     "median": "A start is where the window of shifts is centred; 'from' is the entropy at the start itself. Normal numbers "
     "stand beside the model: what they show as well is no property of the weights.",
     "resources": "Rise in a pass is how far memory rises above what it was before. Backward is forward and backward to the "
-    "embeddings, which a step of training adapters needs but for the adapters. Other work on the machine changes the seconds.",
+    "embeddings, which a step of training adapters needs but for the adapters. Other work on the machine changes the "
+    "seconds.",
 }
 
 

@@ -24,6 +24,9 @@ def compare_inits_command(
         str | None, typer.Option(help="Learning rates with commas between. \\[default: three, --full six]")
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds to compare on. \\[default: 3; with --full 5]")] = None,
+    tune_steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the runs that choose learning rates. \\[default: all]")
+    ] = None,
     full: Annotated[
         bool, typer.Option("--full", help="100 steps of 16 rows, all inits, six rates, five seeds: for a GPU.")
     ] = False,
@@ -72,6 +75,8 @@ def compare_inits_command(
     given = {} if seeds is None else {"seeds": seeds}
     plan = make(model, task, data_dir=data_dir, methods=names, rates=numbers, **given)
     plan.base.update(settings_of(set_ or ()))
+    if tune_steps is not None:
+        plan.tuning.update(max_steps=tune_steps, probe_steps=[tune_steps])
     console = Console()
     if dry_run:
         from lorascope.sweeps import SweepSpec

@@ -58,7 +58,7 @@ def init_command(
             f"--init {mode}"
         )
     given = {"model": model, "task": task, "rank": rank, "alpha": alpha, "data_dir": data_dir, "prompt": prompt}
-    names = target_modules.split(",") if "," in target_modules else target_modules
+    names = [n.strip() for n in target_modules.split(",") if n.strip()] if "," in target_modules else target_modules
     given |= {"target_modules": names, "seed": seed, "max_length": max_length, "overlong": overlong, "init_rows": rows}
     spec = RunSpec.from_mapping({k: v for k, v in given.items() if v is not None}, source="command line")
     parameters = _parameters(budget)

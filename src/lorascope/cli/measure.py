@@ -72,7 +72,7 @@ def measure_command(
     from lorascope.core.files import require_empty_dir
     from lorascope.core.metrics import resolve_groups
 
-    names = None if metrics is None else [name for name in metrics.split(",") if name]
+    names = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
     resolve_groups(DEFAULT_METRICS if names is None else names)
     if out is not None:
         require_empty_dir(out, remedy="choose another --out, or empty it")

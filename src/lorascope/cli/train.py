@@ -135,7 +135,7 @@ def train_command(
         "train_limit": train_limit,
         "eval_limit": eval_limit,
         "measure_limit": measure_limit,
-        "metrics": metrics.split(",") if metrics else None,
+        "metrics": [name.strip() for name in metrics.split(",") if name.strip()] if metrics else None,
         "text_task": text_task,
         "text_limit": text_limit,
         "report_to": report_to,
@@ -177,7 +177,7 @@ def _base_line(facts: dict[str, Any]) -> str:
 
 
 def _names(text: str | None) -> str | list[str] | None:
-    return text.split(",") if text and "," in text else text
+    return [name.strip() for name in text.split(",") if name.strip()] if text and "," in text else text
 
 
 def _range(text: str | None) -> list[int] | None:

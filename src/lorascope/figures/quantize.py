@@ -117,8 +117,8 @@ def plot_series(info: SeriesInfo) -> go.Figure:
         figure.update_xaxes(tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
     figure.update_yaxes(title=safe(info.y_label), gridcolor=GRID)
     if not info.lines:
-        numbers = [number for _, values in info.series.values() for number in values]
-        low, high = min(numbers), max(numbers)
+        drawn = [number for _, values in info.series.values() for number in values]
+        low, high = min(drawn), max(drawn)
         if low > 0.5 * high:  # else bars from zero show the differences
             room = (high - low) or 0.1 * high
             figure.update_yaxes(range=[low - 0.5 * room, high + 0.1 * room])

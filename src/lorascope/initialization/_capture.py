@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lorascope.adapters import Component
 from lorascope.core.errors import ModelError
-from lorascope.tasks.evaluate import evaluation_mode
+from lorascope.tasks.evaluate import evaluation_mode, four_bit_layers
 
 Consume = Callable[[Component, Tensor, Tensor], None]
 
@@ -71,7 +71,12 @@ class GradientCapture:
             adapted: Tensor = output if output.requires_grad else output.detach().requires_grad_()
             kept, version = x.detach(), x._version
 
-            def on_gradient(gradient: Tensor) -> None:
+            def on_gradient(gradient: Tensor | None) -> None:
+                if gradient is None:
+                    raise ModelError(
+                        f"no gradient reaches layer '{component.name}': a layer behind it computes without gradients, such "
+                        "as a kernel for inference only; load the model again for training"
+                    )
                 if kept._version != version:
                     raise ModelError(
                         f"the input of layer '{component.name}' was changed in place: it can't be measured"
@@ -100,6 +105,9 @@ def prepared(model: nn.Module) -> Iterator[None]:
         if getattr(module, "gradient_checkpointing", False) and module.training and not _drops(module)
     ]
     handle = None
+    for layer in four_bit_layers(model):
+        if getattr(getattr(layer.weight, "quant_state", None), "packing_format_for_cpu", False):
+            layer.state_dict()  # an earlier evaluation packed it for inference; saving takes that back in place
     with evaluation_mode(model):
         try:
             for parameter in needed:

@@ -75,16 +75,17 @@ class SymmetricSum:
         yield self.sum
         yield self.trace
 
-    def spectrum(self, tokens: int, count: int) -> Spectrum:
+    def spectrum(self, tokens: int, count: int, *, leading: bool = False) -> Spectrum:
         """Leading eigenvalues and vectors of S / tokens.
 
         Args:
             tokens: Number of tokens the sum is divided by.
             count: How many are wanted at least, of at most d.
+            leading: No more than those matter, see `spectrum_of_matrix`.
         """
         trace = float(self.trace) / tokens
         if self.probe is None:
-            return spectrum_of_matrix(self.sum / tokens, count, trace=trace)
+            return spectrum_of_matrix(self.sum / tokens, count, trace=trace, leading=leading)
         return spectrum_of_sketch(self.sum / tokens, self.probe, trace=trace)
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lorascope.core.errors import InputError
-from lorascope.initialization.spectrum import FULL_EIGEN_WIDTH, KEPT, power, quadratic_forms, signed
+from lorascope.initialization.spectrum import FULL_EIGEN_WIDTH, KEPT, power, quadratic_forms, signed, spectrum_of_matrix
 from lorascope.initialization.statistics import LayerStatistics
 
 DEFAULT_NORM = 3**-0.5
@@ -66,14 +66,14 @@ def fisher(statistics: LayerStatistics, _weight: Tensor | None, rank: int) -> St
     it is tr(V^T F_in V): these directions have the most of it.
     """
     assert statistics.input_fisher is not None
-    found = statistics.input_fisher.spectrum(statistics.tokens, rank)
+    found = statistics.input_fisher.spectrum(statistics.tokens, rank, leading=True)
     return Start(found.vectors, None, found.values, found.rank())
 
 
 def activation(statistics: LayerStatistics, _weight: Tensor | None, rank: int) -> Start:
     """Leading eigenvectors of A = E a a^T (a control: the directions of EVA, arXiv 2410.07170, without its mean)."""
     assert statistics.input is not None
-    found = statistics.input.spectrum(statistics.tokens, rank)
+    found = statistics.input.spectrum(statistics.tokens, rank, leading=True)
     return Start(found.vectors, None, found.values, found.rank())
 
 
@@ -91,7 +91,7 @@ def fisher_batch(statistics: LayerStatistics, _weight: Tensor | None, rank: int,
 
     for independent tokens: what B receives in a step is the mean gradient and what n tokens leave of the noise. n = 1 is
     ``fisher``, all N calibration tokens as one batch is ``gradient``. M itself is estimated from N tokens, whose noise is
-    taken off: E[M_N^T M_N] = M^T M + (F_in - M^T M) / N. Negative eigenvalues cannot lead and do not matter.
+    taken off: E[M_N^T M_N] = M^T M + (F_in - M^T M) / N.
 
     Args:
         statistics: Of the layer.
@@ -101,21 +101,33 @@ def fisher_batch(statistics: LayerStatistics, _weight: Tensor | None, rank: int,
     total, second = statistics.mean_gradient, statistics.input_fisher
     assert total is not None and second is not None
     tokens = statistics.tokens
-    if total.sketched or second.sketched:
-        raise InputError(
-            f"mode 'fisher_batch' needs whole matrices, and layer '{statistics.component.name}' is sketched: give more "
-            "max_memory or a larger exact_width, or take fisher"
-        )
     if tokens < 2:
         raise InputError("mode 'fisher_batch' needs at least two tokens: give more calibration data")
-    each = max(1.0, tokens / batches)
+    each = min(max(1.0, tokens / batches), tokens)
+    # The two formulas above, solved for E[G_n^T G_n] in what is known; neither weight is negative as n <= N.
+    share = (1 - 1 / each) / (1 - 1 / tokens)
+    rest = max(0.0, 1 / each - share / tokens)
+    if total.sketched or second.sketched:
+        return _fisher_batch_of_sketches(statistics, rank, share, rest)
     matrix = total.matrix(tokens)
-    noisy, fisher_matrix = matrix.T @ matrix, second.sum / tokens
-    mean = (noisy - fisher_matrix / tokens) / (1 - 1 / tokens)
-    wanted = mean * (1 - 1 / each) + fisher_matrix / each
-    values, vectors = torch.linalg.eigh((wanted + wanted.T) / 2)
-    scores = values.flip(0).clamp_min(0)
-    return Start(signed(vectors.flip(1)), None, scores, int((scores > 1e-6 * scores[:1]).sum()))
+    trace = share * float(matrix.double().square().sum()) + rest * float(second.trace) / tokens
+    wanted = (matrix.T @ matrix).mul_(share).add_(second.sum, alpha=rest / tokens)
+    del matrix
+    found = spectrum_of_matrix(wanted, rank, trace=trace, leading=True)
+    return Start(found.vectors, None, found.values, found.rank())
+
+
+def _fisher_batch_of_sketches(statistics: LayerStatistics, rank: int, share: float, rest: float) -> Start:
+    """`fisher_batch` in the space that both sketches span."""
+    assert statistics.mean_gradient is not None and statistics.input_fisher is not None
+    second = statistics.input_fisher.spectrum(statistics.tokens, rank)
+    left, right = statistics.mean_gradient.factors(statistics.tokens)
+    basis = torch.linalg.qr(torch.cat([second.vectors, right], 1).double()).Q
+    one, two = basis.T @ second.vectors.double(), basis.T @ right.double() @ left.double().T
+    core = rest * (one * second.values.double()) @ one.T + share * two @ two.T
+    values, vectors = torch.linalg.eigh((core + core.T) / 2)
+    scores = values.flip(0).clamp_min(0).float()
+    return Start(signed((basis @ vectors.flip(1)).float()), None, scores, _rank(scores))
 
 
 def natural_gradient(statistics: LayerStatistics, _weight: Tensor | None, rank: int) -> Start:
@@ -153,7 +165,7 @@ def fisher_select(statistics: LayerStatistics, weight: Tensor | None, rank: int,
     The score is the expected squared derivative of the loss with respect to log s_i when G and A are independent.
     """
     assert statistics.input is not None and statistics.output is not None and weight is not None
-    if min(weight.shape) <= 4 * FULL_EIGEN_WIDTH:
+    if min(weight.shape) <= 2 * FULL_EIGEN_WIDTH:
         u, s, vh = torch.linalg.svd(weight, full_matrices=False)
         v = vh.T
     elif lowest:

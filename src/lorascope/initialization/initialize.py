@@ -59,6 +59,7 @@ def initialize_lora_fisher(
     max_rank: int | None = None,
     table: bool = False,
     max_batches: int | None = None,
+    training_batches: int | None = None,
     max_memory: int | str | None = None,
     exact_width: int = EXACT_WIDTH,
     sketch: int = SKETCH,
@@ -72,7 +73,7 @@ def initialize_lora_fisher(
 
     - ``fisher``: A is the leading eigenvectors of F_in = E |g|^2 a a^T, B = 0;
     - ``activation``, ``gradient``, ``random``: controls. E a a^T; E g a^T; no data. B = 0;
-    - ``fisher_batch``: A is the leading eigenvectors of E G^T G, G the mean gradient of a batch of the dataloader, B = 0;
+    - ``fisher_batch``: A is the leading eigenvectors of E G^T G, G the mean gradient of one of the data's batches, B = 0;
     - ``natural_gradient``: the row space of G^-1/2 E[g a^T] A^-1/2, mapped back. B = 0;
     - ``fisher_select``: singular directions of W with the highest (or lowest) Fisher score move into the adapter;
     - ``fisher_whitened``: the part of W that matters most in the Fisher norm moves into the adapter.
@@ -92,8 +93,10 @@ def initialize_lora_fisher(
         budget: Parameters of the adapter in all, spread over ranks by `water_fill`; None keeps the ranks.
         min_rank: Least rank of a layer with a budget.
         max_rank: Largest rank of a layer with a budget; by default four times its rank.
-        table: Compute the Fisher columns of the layers' table also in modes that do not need them.
+        table: Compute the Fisher columns of the layers' table, suggested ranks among them, also without a budget.
         max_batches: Stop after that many.
+        training_batches: How many batches of your training these data would make, for ``fisher_batch``: give it where the
+            dataloader's batches are smaller, as with gradient accumulation. Default: the dataloader's own.
         max_memory: What the pass may keep, such as ``"4GB"``; takes several passes.
         exact_width: Layers with a wider side are sketched.
         sketch: Columns of a sketch, at least twice the rank.
@@ -129,7 +132,7 @@ def initialize_lora_fisher(
     model = extract_model_from_parallel(model)
     with active_adapter(model, adapter_name), torch.no_grad():
         found, left = adaptable(model)
-        _check(model, found, adapter_name, chosen.residual, budget, min_rank, max_rank)
+        _check(model, found, adapter_name, chosen.residual, budget, min_rank, max_rank, training_batches)
         ranks = {c.name: c.rank for c in found}
         most = {c.name: _most(c, budget, max_rank) for c in found}
         ranked = budget is not None or table
@@ -137,7 +140,9 @@ def initialize_lora_fisher(
         make = {
             "fisher_select": functools.partial(fisher_select, lowest=select == "lowest"),
             "random": functools.partial(random, seed=seed),
-            "fisher_batch": functools.partial(fisher_batch, batches=_count(dataloader, max_batches)),
+            "fisher_batch": functools.partial(
+                fisher_batch, batches=training_batches or _count(dataloader, max_batches)
+            ),
         }.get(mode, chosen.make)
 
         def reduce(statistics: LayerStatistics) -> _Draft:
@@ -146,11 +151,10 @@ def initialize_lora_fisher(
             count = most[component.name]
             start = make(statistics, weight, count)
             values = None
-            if statistics.input_fisher is not None:
-                # The modes' own spectrum where it is the same matrix: it is not decomposed twice.
-                same = mode == "fisher"
-                spectrum = None if same else statistics.input_fisher.spectrum(statistics.tokens, count)
-                values = (start.scores if spectrum is None else spectrum.values).double().tolist()
+            if ranked and statistics.input_fisher is not None:
+                values = statistics.input_fisher.spectrum(statistics.tokens, count).values.double().tolist()
+            elif mode == "fisher":
+                values = start.scores[:count].double().tolist()
             return _Draft(component, _first(start, count), statistics.tokens, statistics.fisher_trace, values)
 
         data_free = not need
@@ -177,7 +181,7 @@ def initialize_lora_fisher(
             notes = collected.warnings
         if left and data_free:
             notes.append(f"{len(left)} adapted layers have no factors A and B and do not count: {', '.join(left[:5])}")
-        wanted = _ranks(drafts, ranks, budget, min_rank)
+        wanted = _of_first(_ranks(drafts, ranks, budget, min_rank)) if ranked else {}
         if budget is not None:
             ranks = {**ranks, **wanted}
         for draft in drafts:
@@ -225,6 +229,7 @@ def _check(
     budget: int | None,
     min_rank: int,
     max_rank: int | None,
+    training_batches: int | None,
 ) -> None:
     """Refuse an adapter that is not there, not fresh, or cannot start so."""
     if not isinstance(model, PeftModel):
@@ -233,7 +238,7 @@ def _check(
         raise AdapterError(f"no adapter '{adapter}' in this model: choose from {', '.join(adapter_names(model))}")
     if not found:
         raise AdapterError("the adapter sits on no layer with factors A and B: choose other target_modules")
-    for name, value in (("budget", budget), ("max_rank", max_rank)):
+    for name, value in (("budget", budget), ("max_rank", max_rank), ("training_batches", training_batches)):
         if value is not None and (isinstance(value, bool) or value < 1):
             raise InputError(f"{name} {value!r} must be a whole number of at least 1")
     if budget is not None and residual:
@@ -290,6 +295,16 @@ def _ranks(drafts: Sequence[_Draft], ranks: dict[str, int], budget: int | None, 
     return water_fill(values, costs, limit, minimum=minimum)
 
 
+def _of_first(ranks: dict[str, int]) -> dict[str, int]:
+    """What the first process says: rounding on other machines must not give layers of other shapes."""
+    if processes() is None:
+        return ranks
+    box: list[Any] = [ranks]
+    torch.distributed.broadcast_object_list(box, src=0)
+    found: dict[str, int] = box[0]
+    return found
+
+
 def _write(model: nn.Module, draft: _Draft, adapter: str, rank: int) -> None:
     """Put the factors into the adapter, the same in every process."""
     component, start = draft.component, draft.start
@@ -342,6 +357,7 @@ def _rows(drafts: Sequence[_Draft], ranks: dict[str, int], wanted: dict[str, int
             trace = draft.fisher_trace
             row |= {"captured": min(gain / trace, 1.0) if trace else 0.0, "gain": gain}
             row["gain_per_parameter"] = gain / row["parameters"]
+        if draft.fisher_values is not None and wanted:
             row["directions"] = effective_directions(draft.fisher_values, trace, c.d_in)
             row["directions_90"] = directions_for(draft.fisher_values, trace, 0.9)
             row["suggested_rank"] = wanted.get(c.name)

@@ -24,11 +24,10 @@ class FisherInitialization:
         layers: One row a layer: ``name``, ``layer``, ``projection``, ``d_in``, ``d_out``, ``rank`` (as it is now),
             ``tokens``, ``parameters`` (of the adapter there), ``fisher_trace`` (E |g|^2 |a|^2, the trace of the tokens'
             Fisher matrix, nats squared per squared unit of weight), ``share`` (of the sum over layers), ``known``
-            (directions that the data decide), and where the Fisher factor was computed ``captured`` (share of its trace
-            in the first ``rank`` directions), ``gain`` (their eigenvalues' sum), ``gain_per_parameter``, ``directions``
-            (effective number),
-            ``directions_90`` (how many hold nine tenths of the trace) and ``suggested_rank`` (for the same number of
-            parameters, or the budget).
+            (directions that the data decide); in mode ``fisher`` and with a table or budget ``captured`` (share of the
+            Fisher factor's trace in the first ``rank`` directions), ``gain`` (their eigenvalues' sum) and
+            ``gain_per_parameter``; with a table or budget also ``directions`` (effective number), ``directions_90`` (how
+            many hold nine tenths of the trace) and ``suggested_rank`` (for the same number of parameters, or the budget).
         rank_pattern: Layer -> rank, of layers whose rank differs from the configuration's.
         alpha_pattern: Layer -> alpha, of the same layers; the scaling stays as it was.
         counts: ``samples``, ``tokens``, ``terms``, ``batches``, ``passes``, ``predicted_bytes``.

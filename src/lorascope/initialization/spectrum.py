@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-FULL_EIGEN_WIDTH = 1024
+FULL_EIGEN_WIDTH = 2048
 """Widest matrix that is decomposed in full; wider ones give their leading eigenvectors by subspace iteration."""
 
 KEPT = 256
@@ -45,7 +45,7 @@ class Spectrum:
         return int((self.values > tolerance * self.values[:1]).sum()) if len(self.values) else 0
 
 
-def spectrum_of_matrix(matrix: Float[Tensor, "d d"], count: int, *, trace: float) -> Spectrum:
+def spectrum_of_matrix(matrix: Float[Tensor, "d d"], count: int, *, trace: float, leading: bool = False) -> Spectrum:
     """Leading eigenvalues and vectors of a matrix that is kept whole.
 
     Up to `FULL_EIGEN_WIDTH` all of them; beyond, at least ``count`` and at least `KEPT`, by subspace iteration.
@@ -54,6 +54,7 @@ def spectrum_of_matrix(matrix: Float[Tensor, "d d"], count: int, *, trace: float
         matrix: Positive semi-definite up to rounding, float32.
         count: How many are wanted.
         trace: Its trace.
+        leading: The rest does not matter: of matrices that are much wider than ``count`` no more are computed.
 
     Returns:
         The spectrum; eigenvalues that rounding made negative are 0.
@@ -64,10 +65,11 @@ def spectrum_of_matrix(matrix: Float[Tensor, "d d"], count: int, *, trace: float
         ([3.0, 1.0], [0.0, 1.0])
     """
     size = matrix.shape[0]
-    if size <= FULL_EIGEN_WIDTH:
+    few = leading and size > max(256, 16 * count)
+    if size <= FULL_EIGEN_WIDTH and not few:
         values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
         return _spectrum(values.flip(0), vectors.flip(1), trace)
-    kept = min(size, max(count, KEPT))
+    kept = min(size, count if few else max(count, KEPT))
     values, vectors = _subspace_iteration(lambda x: matrix @ x, size, kept, matrix.device)
     return _spectrum(values, vectors, trace)
 

@@ -209,6 +209,7 @@ class _Job:
         self.world = int(group.num_processes) if group is not None else 1
         self.probes = Probes(sketch, seed, self.device)
         self.marks: list[int] = []
+        self.sizes: list[int] = []
         self.batches = 0
         # samples, tokens, terms, batches, batches without a label, loss
         self.seen = torch.zeros(6, dtype=torch.float64, device=self.device)
@@ -256,6 +257,11 @@ class _Job:
             notes.append(f"{unlabelled:.0f} batches have no label that counts and were left out")
         if self.max_batches is not None and batches + unlabelled < self.max_batches:
             notes.append(f"the data ended after {batches + unlabelled:.0f} batches of {self.max_batches} asked for")
+        if self.sizes and max(self.sizes) > self.sizes[0]:
+            notes.append(
+                f"a batch is {max(self.sizes) / self.sizes[0]:.1f} times as large as the first, which memory was planned "
+                "by: put the largest first to keep within max_memory"
+            )
         counts = {"samples": int(samples), "tokens": int(tokens), "terms": int(terms), "batches": int(batches)}
         counts |= {"passes": len(chunks), "predicted_bytes": max(chunk.bytes for chunk in chunks)}
         sketched = sorted(frozenset().union(*(chunk.sketched for chunk in chunks)))
@@ -370,8 +376,8 @@ class _Job:
             self.batches = count
         elif count != self.batches:
             raise DataError(
-                f"the dataloader ended after {count} batches in pass {number + 1}, and had {self.batches} in the first: "
-                "give one that can be read again, or more max_memory"
+                f"the dataloader ended after {count} batches in pass {number + 1}, with {self.batches} in the first: give "
+                "one that can be read again, or more max_memory"
             )
         if number == 0 and self.world > 1:
             torch.distributed.all_reduce(self.seen)
@@ -412,7 +418,9 @@ class _Job:
         first = next(
             (v for k, v in inputs.items() if isinstance(v, Tensor) and k in ("input_ids", "pixel_values")), None
         )
-        mark = zlib.crc32(first.cpu().numpy().tobytes()) if first is not None else 0
+        flat = torch.zeros(0) if first is None else first.detach().cpu().reshape(-1)
+        self.sizes.append(len(flat))
+        mark = zlib.crc32(flat.view(torch.uint8).numpy().tobytes())
         place = index // self.world
         if number == 0:
             self.marks.append(mark)

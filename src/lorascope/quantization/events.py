@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lorascope.quantization.search import Candidates, best_of, plogp
+from lorascope.quantization.search import Candidates, best_of, code_borders, plogp
 
 
 @dataclass(frozen=True)
@@ -105,15 +105,20 @@ def entropy_scores(shifts: Candidates, events: Events) -> Int[Tensor, "blocks ca
 
     Whole numbers, so that equal histograms have equal scores.
     """
-    size, last = shifts.ordered.shape[1], shifts.middles.numel() - 1
+    size, levels = shifts.ordered.shape[1], shifts.values.numel()
     place = events.weight - events.block * size
+    # How many weights are at or below each border for the first and the last candidate; below the lowest none, and all
+    # below the highest. Any count in between lies between the two.
+    pad = torch.nn.functional.pad
+    ends = [pad(pad(_upto(shifts, candidate), (1, 0)), (0, 1), value=size).flatten() for candidate in (0, -1)]
+    widest = int((ends[1] - ends[0]).max())
+    middles = torch.nn.functional.pad(shifts.middles, (1, 1))
+    row = events.block * (levels + 1) + events.border
     # Of the events of one candidate those of higher borders come first: the border above has moved, the one below has not.
-    above = shifts.middles.index_select(0, (events.border + 1).clamp_max_(last))
-    below = shifts.middles.index_select(0, (events.border - 1).clamp_min_(0))
-    upto_above = _count(shifts.ordered, events.block, _borders(shifts, events.here, above))
-    upto_below = _count(shifts.ordered, events.block, _borders(shifts, events.here - 1, below))
-    upto_above = torch.maximum(upto_above, (events.border == last).int() * size)
-    upto_below *= (events.border > 0).int()
+    upto_above, upto_below = (
+        _count(shifts, events, here, middles.index_select(0, events.border + to), ends, row + to, widest)
+        for here, to in ((events.here, 2), (events.here - 1, 0))
+    )
     table = plogp(size).to(shifts.ordered.device)
     gain = table[1:] - table[:-1]
     change = gain.index_select(0, (place - upto_below).clamp_(0, size - 1))
@@ -123,19 +128,31 @@ def entropy_scores(shifts: Candidates, events: Events) -> Int[Tensor, "blocks ca
     return total.view(shifts.shift.shape).cumsum(dim=1, dtype=torch.int32)
 
 
+def _upto(shifts: Candidates, candidate: int) -> Int[Tensor, "blocks borders"]:
+    borders = code_borders(shifts.shift[:, candidate], shifts.scale[:, candidate], shifts.middles)
+    return torch.searchsorted(shifts.ordered, borders, right=True, out_int32=True)
+
+
 def _count(
-    ordered: Float[Tensor, "blocks size"], block: Int[Tensor, " events"], value: Float[Tensor, " events"]
+    shifts: Candidates,
+    events: Events,
+    here: Int[Tensor, " events"],
+    middle: Float[Tensor, " events"],
+    ends: list[Tensor],
+    border: Int[Tensor, " events"],
+    widest: int,
 ) -> Int[Tensor, " events"]:
-    """How many weights of an event's block are at most its value."""
-    stride = 1 << (ordered.shape[1].bit_length() - 1)
-    room = 2 * stride
-    padded = torch.nn.functional.pad(ordered, (0, room - ordered.shape[1]), value=torch.inf).flatten()
-    before = block * room - 1  # the place of the last weight that counts
-    start = before.clone()
-    while stride:
-        before += (padded.index_select(0, before + stride) <= value).int() * stride
-        stride //= 2
-    return before - start
+    """How many weights of an event's block are at or below a border for a candidate, between two known counts."""
+    size = shifts.ordered.shape[1]
+    value = _borders(shifts, here, middle)
+    flat = torch.nn.functional.pad(shifts.ordered.flatten(), (1, 0))
+    start = events.block * size  # the place before the block's first weight
+    low, high = (end.index_select(0, border) + start for end in ends)
+    stride = 1 << widest.bit_length()
+    while stride := stride // 2:
+        at = torch.minimum(low + stride, high)
+        low = torch.maximum(low, (flat.index_select(0, at) <= value).int() * at)
+    return low - start
 
 
 def squared_errors(shifts: Candidates, events: Events, there: Int[Tensor, " wanted"]) -> Float[Tensor, " wanted"]:

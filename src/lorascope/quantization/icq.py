@@ -198,17 +198,23 @@ def quantize_icq(
 
     def quantize(at: int, rows: Tensor) -> int:
         shift, scale, valid = grid.candidates(at, at + rows.shape[0])
+        order = None
         if shift.shape[1] > 1:
-            candidates = Candidates(rows.sort(dim=1).values, shift, scale, valid, values, middles)
+            ordered, order = rows.sort(dim=1)
+            candidates = Candidates(ordered, shift, scale, valid, values, middles)
             best = (best_shift if search == "shift" else best_listed)(candidates, objective).unsqueeze(1)
-            shift, scale = shift.gather(1, best), scale.gather(1, best)
+            shift, scale, rows = shift.gather(1, best), scale.gather(1, best), ordered
         grid.choose(at, shift[:, 0], scale[:, 0])
         if objective == "none":  # to the last bit what bitsandbytes does
             found = torch.bucketize(rows * torch.where(scale > 0, 1 / scale, 0.0), middles)
         else:
             found = torch.searchsorted(code_borders(shift[:, 0], scale[:, 0], middles), rows.contiguous())
-        codes[at * block_size : at * block_size + rows.numel()] = found.flatten().to(torch.uint8)
         entropies[at : at + rows.shape[0]] = code_entropy_bits(found, values.numel())
+        place = codes[at * block_size : at * block_size + rows.numel()].view(rows.shape)
+        if order is None:
+            place.copy_(found)
+        else:
+            place.scatter_(1, order, found.to(torch.uint8))
         return rows.numel()
 
     step = max(_ENTRIES.get(flat.device.type, 2**20) // max(grid.width, block_size), 1)

@@ -179,8 +179,8 @@ class IcqLinear(nn.Module):
             name: The layer, for the message.
 
         Raises:
-            ModelError: A tensor has another size or type than it must, or a float of a scale or a shift is not finite, or not
-                above 0 where it must be.
+            ModelError: A tensor has another size or type than it must, or a float of a scale or a shift is not finite, or
+                not above 0 where it must be.
         """
         blocks = -(-self.in_features * self.out_features // self.block_size)
         sizes = {"weight": (packed_size(self.in_features * self.out_features, self.bits), torch.uint8)}
@@ -192,8 +192,9 @@ class IcqLinear(nn.Module):
             tensor: Tensor = getattr(self, key)
             if tensor.shape != (size,) or tensor.dtype != dtype:
                 raise ModelError(
-                    f"'{key}' of quantised layer '{name}' has {tensor.numel()} numbers of {_name(tensor.dtype)} where {size} of "
-                    f"{_name(dtype)} belong: the checkpoint is damaged or of another model; quantise the base model again"
+                    f"'{key}' of quantised layer '{name}' has {tensor.numel()} numbers of {_name(tensor.dtype)} where "
+                    f"{size} of {_name(dtype)} belong: the checkpoint is damaged or of another model; "
+                    "quantise the base model again"
                 )
         for kind in ("scale", "shift"):
             stored = self._stored(kind)

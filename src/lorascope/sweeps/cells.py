@@ -20,6 +20,8 @@ TRAINING_ONLY = (
     "dropout",
     "use_rslora",
     "use_dora",
+    "init",
+    "init_rows",
     "elastic",
     "beta_learning_rate",
     "preset",

@@ -28,6 +28,8 @@ COSTS = (
     "seconds_measuring",
     "seconds_evaluating",
     "seconds_total",
+    "cpu_seconds_training",
+    "threads",
     "train_steps",
     "train_tokens_seen",
     "adapter_parameters",
@@ -72,7 +74,7 @@ def sweep_table(
     stored = [name for name in QUANTIZATION if any(name in row["costs"] for row in rows)]
     flat = [{**row["head"], **{name: row["totals"].get(name) for name in metrics}, **row["costs"]} for row in rows]
     table = pd.DataFrame.from_records(flat, columns=[*HEAD, *varying, *metrics, *stored, *COSTS])
-    for name in ("N", "D", "D_tokens", "share", "train_steps", "train_tokens_seen", "adapter_parameters"):
+    for name in ("N", "D", "D_tokens", "share", "threads", "train_steps", "train_tokens_seen", "adapter_parameters"):
         table[name] = table[name].astype("Int64")
     table["peak_memory_bytes"] = table["peak_memory_bytes"].astype("Int64")
     return table

@@ -154,6 +154,9 @@ def model_context_length(model: torch.nn.Module, tokenizer: PreTrainedTokenizerB
 def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
     """Turn dropout off, and each module back to its own mode afterwards.
 
+    Layers that bitsandbytes quantised stay in training mode: in evaluation mode they repack their weights for a kernel
+    without gradients (on CPUs with AVX-512 BF16), and a training that went on afterwards would learn nothing below them.
+
     Args:
         model: Any module.
 
@@ -162,11 +165,18 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
+    for module in four_bit_layers(model):
+        module.training = True
     try:
         yield
     finally:
         for module, training in modes:
             module.training = training
+
+
+def four_bit_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """Layers whose weight bitsandbytes holds in 4 bits; they have no dropout."""
+    return [module for module in model.modules() if hasattr(module._parameters.get("weight"), "quant_state")]
 
 
 def _split_labels(feature: dict[str, list[int]]) -> Pair:

@@ -116,6 +116,7 @@ def _start(
                 loader(),
                 spec.init.removesuffix("_lowest"),
                 select="lowest" if spec.init.endswith("_lowest") else "highest",
+                training_batches=max(1, len(rows) // spec.batch_size),
                 seed=spec.seed,
                 progress=progress,
             )
@@ -134,6 +135,7 @@ def _start(
     targets = _check_first(model, spec) if spec.init in RESIDUAL_INITS else []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`eva_config` is not specified")
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
         warnings.filterwarnings("ignore", category=UserWarning, module="peft")
         return _start_in_peft(model, spec, targets, loader, progress), {}
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lorascope.adapters import ElasticLoraConfig, check_rank, support_quantised
-from lorascope.core.errors import AdapterError, ModelError
+from lorascope.core.errors import AdapterError, InputError, ModelError, unknown_name
 from lorascope.core.seeds import derive_seed, preserved_random_state
 from lorascope.quantization import IcqLinear, icq_layers
 from lorascope.training.spec import RunSpec
@@ -139,6 +139,7 @@ def attach_lora(
 
     Raises:
         AdapterError: The rank is over a layer's smaller side, or no layer has such a name.
+        InputError: One of several names is of no layer.
         ModelError: The model is not a causal language model, or already has an adapter.
     """
     name = type(model).__name__
@@ -146,6 +147,7 @@ def attach_lora(
         raise ModelError(f"the model ({name}) already has an adapter: give the base model, model.unload()")
     if output_head(model) is None:
         raise ModelError(f"the model ({name}) has no language-model head: load it with AutoModelForCausalLM")
+    dense = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)})
     config = lora_config(model, spec, rank=rank)
     if prepare is not None:
         prepare(config)
@@ -159,11 +161,21 @@ def attach_lora(
             reason = " ".join(str(error).split())
             raise AdapterError(f"target_modules {spec.target_modules!r} do not fit this model: {reason}") from error
     try:
+        _check_names(peft_model, spec, dense)
         check_rank(peft_model)
-    except AdapterError:
+    except InputError:
         peft_model.unload()
         raise
     return peft_model
+
+
+def _check_names(model: PeftModel, spec: RunSpec, known: list[str]) -> None:
+    """Refuse a name of the list that no layer has, which PEFT passes over as long as another one fits."""
+    names = [] if isinstance(spec.target_modules, str) else spec.target_modules
+    found = model.targeted_module_names
+    for name in names:
+        if not any(layer == name or layer.endswith(f".{name}") for layer in found):
+            raise unknown_name("layer in target_modules", name, known)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from lorascope.adapters import (
 from lorascope.adapters.checks import fingerprints
 from lorascope.adapters.load import RECORD_FILE
 from lorascope.adapters.residual import base_weights_kept
-from lorascope.core.errors import InputError, OutputError
+from lorascope.core.errors import InputError, ModelError, OutputError
 from lorascope.core.files import atomic_write_text, read_json, require_empty_dir, write_json
 from lorascope.core.provenance import collect
 from lorascope.core.seeds import preserved_random_state
@@ -274,6 +274,7 @@ class _Run:
             overlong=self.spec.overlong,
             seed=self.spec.seed,
         )
+        _check_vocabulary(rows.features, self.base, self.spec.model)
         if self.spec.init not in RESIDUAL_INITS:
             return self.train_rows(model, rows)
         with base_weights_kept(self.base):
@@ -417,6 +418,17 @@ class _Run:
     def steps(self) -> int:
         """Optimiser steps so far, from the loss history."""
         return max((int(line["step"]) for line in self.store.metrics(self.name)), default=0)
+
+
+def _check_vocabulary(features: list[dict[str, Any]], model: PreTrainedModel, name: str) -> None:
+    """Refuse rows with tokens that the model has no embedding for, at which torch would stop deep inside."""
+    size = len(cast(Any, model.get_input_embeddings()).weight)
+    largest = max((max(row["input_ids"]) for row in features), default=0)
+    if largest >= size:
+        raise ModelError(
+            f"the tokenizer gives token {largest} and model '{name}' knows only {size}: give a model and a tokenizer that "
+            "belong together"
+        )
 
 
 def _with_errors(evaluation: dict[str, Any]) -> dict[str, Any]:

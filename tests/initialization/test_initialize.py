@@ -1,0 +1,431 @@
+"""First weights: each mode against its definition, and what an initialisation must leave alone."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import BitsAndBytesConfig
+
+from lorascope import initialize_lora_fisher
+from lorascope.adapters import components
+from lorascope.adapters._initial import base_weight, factor_parameters
+from lorascope.core.errors import AdapterError, InputError, ModelError
+from lorascope.initialization import MODES, collect_statistics
+from lorascope.initialization.directions import fisher_batch
+from lorascope.initialization.result import FisherInitialization
+from lorascope.quantization import ICQConfig
+from tests.initialization.reference import reference, summed
+from tests.measuring.architectures import ARCHITECTURES
+
+ZERO_DELTA = [name for name, mode in MODES.items() if not mode.residual]
+RESIDUAL = [name for name, mode in MODES.items() if mode.residual]
+LAYER = "model.layers.1.mlp.down_proj"
+
+
+def start(model: PeftModel, data: Any, mode: str = "fisher", **options: Any) -> FisherInitialization:
+    return initialize_lora_fisher(model, data, mode, progress=False, **options)
+
+
+def logits(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model(**batch).logits
+    return found
+
+
+def factors(model: nn.Module, name: str = LAYER) -> tuple[torch.Tensor, torch.Tensor, float]:
+    (component,) = (c for c in components(model) if c.name == name)
+    a, b, scaling = factor_parameters(component, "default")
+    return a.detach().double(), b.detach().double(), scaling
+
+
+def overlap(rows: torch.Tensor, directions: torch.Tensor) -> float:
+    """Mean squared cosine between the row space of A and orthonormal directions in columns: 1 for the same space."""
+    basis = torch.linalg.qr(rows.double().T).Q
+    return float((basis.T @ directions.double()).square().sum() / directions.shape[1])
+
+
+def power(matrix: torch.Tensor, exponent: float) -> torch.Tensor:
+    """(S + 0.01 tr S / d)^p in full, in float64."""
+    values, vectors = torch.linalg.eigh(matrix + 0.01 * matrix.trace() / len(matrix) * torch.eye(len(matrix)))
+    return vectors @ torch.diag(values**exponent) @ vectors.T
+
+
+def leading(matrix: torch.Tensor, rank: int = 4) -> torch.Tensor:
+    return torch.linalg.eigh(matrix.double()).eigenvectors.flip(1)[:, :rank]
+
+
+@pytest.mark.parametrize("mode", ["fisher", "activation", "gradient", "natural_gradient", "fisher_batch"])
+def test_directions_are_those_of_the_definition(mode: str, fresh: Any, batches: Any) -> None:
+    data = batches(count=4)
+    truth = reference(fresh(), data, summed)
+    model = fresh()
+    start(model, data, mode)
+    for name, found in truth.items():
+        gradient, tokens = found["mean_gradient"].double(), int(found["tokens"])
+        if mode == "natural_gradient":
+            whitened = power(found["output"], -0.5) @ gradient @ power(found["input"], -0.5)
+            wanted = power(found["input"], -0.5) @ torch.linalg.svd(whitened).Vh[:4].T
+            wanted = torch.linalg.qr(wanted).Q
+        elif mode == "fisher_batch":
+            each, fisher = tokens / 4, found["input_fisher"]
+            square = (gradient.T @ gradient - fisher / tokens) / (1 - 1 / tokens)
+            wanted = leading(square + (fisher - square) / each)
+        else:
+            square = gradient.T @ gradient
+            wanted = leading({"fisher": found["input_fisher"], "activation": found["input"]}.get(mode, square))
+        a, b, _ = factors(model, name)
+        assert overlap(a, wanted) > 1 - 1e-4, name
+        assert not b.any()
+        assert torch.allclose(a @ a.T, torch.eye(4, dtype=torch.float64) / 3, atol=1e-5), "rows as long as PEFT's"
+
+
+def test_a_batch_gradient_is_the_mean_over_pairs_of_tokens_and_their_noise(fresh: Any, batches: Any) -> None:
+    """E G^T G of n tokens drawn with replacement: pairs of different draws, and of a draw with itself."""
+    model, data = fresh(), batches(count=1)
+    rows: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    module = dict(model.named_modules())[f"base_model.model.{LAYER}"]
+
+    def hook(_module: Any, args: Any, output: torch.Tensor) -> None:
+        output.register_hook(lambda g: rows.update({LAYER: (args[0].detach(), g)}))
+
+    handle = module.register_forward_hook(hook)
+    summed(model, data[0]).backward()
+    handle.remove()
+    mask = data[0]["attention_mask"].bool()
+    a, g = (t[mask].double() for t in rows[LAYER])
+    n, each = len(a), len(a) / 3
+    pairs = [(i, j) for i, j in itertools.product(range(n), repeat=2) if i != j]
+    mean = sum(float(g[i] @ g[j]) * torch.outer(a[i], a[j]) for i, j in pairs) / len(pairs)
+    own = sum(float(g[i] @ g[i]) * torch.outer(a[i], a[i]) for i in range(n)) / n
+    values = torch.linalg.eigvalsh((1 - 1 / each) * mean + own / each).flip(0)
+    need = ("input_fisher", "mean_gradient")
+    found = collect_statistics(model, data, need=need, layers=[LAYER], progress=False).layers[LAYER]
+    scores = fisher_batch(found, None, 4, batches=3).scores
+    assert torch.allclose(scores[:6].double(), values[:6], rtol=1e-3, atol=1e-5 * float(values[0]))
+
+
+def test_one_token_a_batch_is_fisher_and_one_batch_is_the_gradient(fresh: Any, batches: Any) -> None:
+    need = ("input_fisher", "mean_gradient")
+    found = collect_statistics(fresh(), batches(), need=need, layers=[LAYER], progress=False).layers[LAYER]
+    assert found.input_fisher is not None and found.mean_gradient is not None
+    gradient = found.mean_gradient.matrix(found.tokens)
+    by_token = fisher_batch(found, None, 4, batches=found.tokens).directions[:, :4]
+    assert overlap(by_token.T, leading(found.input_fisher.sum)) > 1 - 1e-5
+    assert (
+        overlap(fisher_batch(found, None, 4, batches=1).directions[:, :4].T, leading(gradient.T @ gradient)) > 1 - 1e-5
+    )
+
+
+def test_training_batches_can_be_larger_than_the_loaders(fresh: Any, batches: Any) -> None:
+    models = [fresh() for _ in range(3)]
+    start(models[0], batches(count=4), "fisher_batch", training_batches=1)
+    start(models[1], batches(count=4), "gradient")
+    start(models[2], batches(count=4), "fisher_batch")
+    same, gradient, other = (factors(model)[0] for model in models)
+    assert overlap(same, torch.linalg.qr(gradient.T).Q) > overlap(other, torch.linalg.qr(gradient.T).Q)
+
+
+@pytest.mark.parametrize("mode", ["fisher_select", "fisher_whitened"])
+def test_residual_updates_are_those_of_the_definition(mode: str, fresh: Any, batches: Any) -> None:
+    truth = reference(fresh(), batches(), summed)[LAYER]
+    model = fresh()
+    before = {c.name: base_weight(c).double() for c in components(model)}
+    start(model, batches(), mode)
+    a, b, scaling = factors(model)
+    weight = before[LAYER]
+    if mode == "fisher_select":
+        u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+        inputs, outputs = truth["input"].double(), truth["output"].double()
+        scores = s.square() * (u * (outputs @ u)).sum(0) * (vh.T * (inputs @ vh.T)).sum(0)
+        best = scores.argsort(descending=True)[:4]
+        wanted = u[:, best] @ torch.diag(s[best]) @ vh[best]
+    else:
+        out, inn = truth["output"].double(), truth["input"].double()
+        p, s, qh = torch.linalg.svd(power(out, 0.5) @ weight @ power(inn, 0.5))
+        wanted = power(out, -0.5) @ p[:, :4] @ torch.diag(s[:4]) @ qh[:4] @ power(inn, -0.5)
+    update = scaling * b @ a
+    assert float((update - wanted).norm() / wanted.norm()) < 1e-3
+    assert torch.allclose(a @ a.T, b.T @ b, atol=1e-4 * float(a.norm() ** 2)), "balanced"
+    (component,) = (c for c in components(model) if c.name == LAYER)
+    assert torch.allclose(base_weight(component).double() + update, weight, atol=1e-6)
+
+
+def test_select_can_take_the_lowest(fresh: Any, batches: Any) -> None:
+    highest, lowest = fresh(), fresh()
+    start(highest, batches(), "fisher_select")
+    found = start(lowest, batches(), "fisher_select", select="lowest")
+    big, small = (float((b @ a).norm()) for a, b, _ in (factors(highest), factors(lowest)))
+    assert small < big
+    assert found.settings["select"] == "lowest"
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bert", "vit"])
+@pytest.mark.parametrize("mode", ZERO_DELTA)
+def test_no_logit_changes_and_plain_peft_loads_it(
+    mode: str, name: str, fresh: Any, batches: Any, tmp_path: Path
+) -> None:
+    model, data = fresh(name), batches(name)
+    before = logits(model, data[0])
+    weights = {n: p.clone() for n, p in model.named_parameters() if "lora_A" not in n}
+    start(model, data, mode)
+    assert torch.equal(logits(model, data[0]), before)
+    assert all(torch.equal(weights[n], p) for n, p in model.named_parameters() if n in weights)
+    assert all(p.requires_grad == ("lora_" in n or "modules_to_save" in n) for n, p in model.named_parameters())
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if "lora_B" in key:
+                parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
+    model.save_pretrained(str(tmp_path), save_embedding_layers=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        base = ARCHITECTURES[name].build()
+    again = PeftModel.from_pretrained(base, str(tmp_path)).eval()
+    assert torch.equal(logits(again, data[0]), logits(model, data[0]))
+
+
+def test_bfloat16_changes_no_logit_either(fresh: Any, batches: Any) -> None:
+    model = fresh(dtype=torch.bfloat16)
+    before = logits(model, batches()[0])
+    start(model, batches())
+    assert torch.equal(logits(model, batches()[0]), before)
+    exact = fresh()
+    start(exact, batches())
+    assert overlap(factors(model)[0], torch.linalg.qr(factors(exact)[0].T).Q) > 0.98
+
+
+@pytest.mark.parametrize("mode", RESIDUAL)
+@pytest.mark.parametrize(("name", "dtype"), [("llama", None), ("gpt2", None), ("vit", None), ("llama", torch.bfloat16)])
+@pytest.mark.filterwarnings("ignore:.*fan_in_fan_out")
+def test_residual_adapters_are_saved_as_ordinary_ones(
+    mode: str, name: str, dtype: torch.dtype | None, fresh: Any, batches: Any, tmp_path: Path
+) -> None:
+    model, data = fresh(name, dtype=dtype), batches(name)
+    before = logits(model, data[0])
+    found = start(model, data, mode)
+    assert found.residual
+    tolerance = 1e-5 if dtype is None else 3e-2
+    assert torch.allclose(logits(model, data[0]), before, atol=tolerance), "the same model at the first step"
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if "lora_" in key:
+                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(key)))
+                parameter += 0.1 * noise.to(parameter.dtype)
+    trained = logits(model, data[0])
+    assert not torch.allclose(trained, before, atol=1e-2)
+    model.save_pretrained(str(tmp_path), save_embedding_layers=False)
+    assert torch.equal(logits(model, data[0]), trained), "saving does not touch the model"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        base = ARCHITECTURES[name].build()
+    again = PeftModel.from_pretrained(base if dtype is None else base.to(dtype), str(tmp_path)).eval()
+    assert again.peft_config["default"].r == 8, "twice the rank"
+    assert torch.allclose(logits(again, data[0]), trained, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["icq", "bitsandbytes"])
+def test_quantised_bases(kind: str, batches: Any, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from lorascope.adapters import support_quantised
+
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=64, max_position_embeddings=32, pad_token_id=0, **sizes)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    if kind == "icq":
+        quantised: Any = ICQConfig()
+    else:
+        pytest.importorskip("bitsandbytes")
+        quantised = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    lora = LoraConfig(r=4, target_modules=["q_proj", "k_proj", "v_proj", "down_proj"])
+    for mode in ("fisher", "activation", "fisher_batch", "fisher_select"):
+        model = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=quantised, dtype=torch.float32)
+        model = get_peft_model(model, support_quantised(lora) if kind == "icq" else lora).eval()
+        if MODES[mode].residual:
+            with pytest.raises(AdapterError, match=r"q_proj' is quantised .* such as fisher"):
+                start(model, batches(), mode)
+            continue
+        before = logits(model, batches()[0])
+        found = start(model, batches(), mode)
+        assert torch.equal(logits(model, batches()[0]), before)
+        assert any("quantised" in note for note in found.warnings)
+        assert all(float(row["fisher_trace"]) > 0 for row in found.layers)
+
+
+def test_sketched_layers_find_the_same_space(fresh: Any, batches: Any) -> None:
+    for mode in ("fisher", "activation", "gradient", "fisher_batch", "natural_gradient"):
+        whole, sketched = fresh(), fresh()
+        start(whole, batches(), mode)
+        found = start(sketched, batches(), mode, exact_width=8, sketch=12)
+        assert any("sketched with 12 columns" in note for note in found.warnings)
+        least = 0.5 if mode == "natural_gradient" else 0.9
+        for component in components(whole):
+            space = torch.linalg.qr(factors(whole, component.name)[0].T).Q
+            assert overlap(factors(sketched, component.name)[0], space) > least, (mode, component.name)
+
+
+def test_true_fisher_ignores_the_labels(fresh: Any, batches: Any) -> None:
+    data = batches()
+    other = [{**b, "labels": torch.where(b["labels"] < 0, b["labels"], 3)} for b in data]
+    one, two, drawn = fresh(), fresh(), fresh()
+    found = start(one, data, fisher="true", seed=3)
+    start(two, other, fisher="true", seed=3)
+    start(drawn, data, fisher="true", generator=torch.Generator().manual_seed(9))
+    assert torch.equal(factors(one)[0], factors(two)[0])
+    assert not torch.equal(factors(one)[0], factors(drawn)[0])
+    assert any("true Fisher" in note for note in found.warnings)
+    for mode in ("gradient", "fisher_batch", "natural_gradient"):
+        with pytest.raises(InputError, match="zero in expectation"):
+            start(fresh(), data, mode, fisher="true")
+
+
+def test_a_budget_is_kept_and_loads_in_plain_peft(fresh: Any, batches: Any, tmp_path: Path) -> None:
+    model = fresh(rank=4)
+    whole = sum(4 * (c.d_in + c.d_out) for c in components(model))
+    before = logits(model, batches()[0])
+    found = start(model, batches(), budget=whole // 2, max_rank=8)
+    ranks = {c.name: c.rank for c in components(model)}
+    spent = sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)
+    assert whole // 2 - 41 < spent <= whole // 2
+    assert len(set(ranks.values())) > 2
+    assert ranks == {row["name"]: row["rank"] for row in found.layers}
+    assert {n: r for n, r in ranks.items() if r != 4} == found.rank_pattern
+    assert torch.equal(logits(model, batches()[0]), before)
+    assert {factors(model, n)[2] for n in ranks} == {2.0}, "alpha / r as before"
+    for name, rank in ranks.items():
+        a, _, _ = factors(model, name)
+        assert torch.allclose(a @ a.T, torch.eye(rank, dtype=torch.float64) / 3, atol=1e-5)
+    model.save_pretrained(str(tmp_path))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        base = ARCHITECTURES["llama"].build()
+    again = PeftModel.from_pretrained(base, str(tmp_path))
+    assert {c.name: c.rank for c in components(again)} == ranks
+    assert {n: p.tolist() for n, p in again.named_parameters()} == {n: p.tolist() for n, p in model.named_parameters()}
+
+
+def test_the_table_says_what_is_worth_adapting(fresh: Any, batches: Any, tmp_path: Path) -> None:
+    found = start(fresh(), batches(), "activation", table=True)
+    assert sum(row["share"] for row in found.layers) == pytest.approx(1.0)
+    for row in found.layers:
+        assert 0 < row["captured"] <= 1
+        assert row["gain"] == pytest.approx(row["captured"] * row["fisher_trace"], rel=1e-5)
+        assert 1 <= row["directions"] <= row["d_in"] and row["directions_90"] >= 1
+        assert row["suggested_rank"] >= 1
+    cost = {row["name"]: row["d_in"] + row["d_out"] for row in found.layers}
+    assert sum(row["suggested_rank"] * cost[row["name"]] for row in found.layers) <= 4 * sum(cost.values())
+    again = FisherInitialization.load(found.save(tmp_path / "initialization.json"))
+    assert again == found
+
+
+def test_the_same_call_gives_the_same_weights(fresh: Any, batches: Any) -> None:
+    state = torch.get_rng_state()
+    for mode in MODES:
+        one, two = fresh(), fresh()
+        start(one, batches(), mode, budget=3000 if mode in ZERO_DELTA else None)
+        start(two, batches(), mode, budget=3000 if mode in ZERO_DELTA else None)
+        for (key, first), second in zip(one.named_parameters(), two.parameters(), strict=True):
+            assert torch.equal(first, second), (mode, key)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_only_the_named_adapter_is_written(fresh: Any, batches: Any) -> None:
+    from peft import LoraConfig
+
+    model = fresh()
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"]))
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    found = start(model, batches(), adapter_name="second")
+    changed = {n for n, p in model.named_parameters() if not torch.equal(before[n], p)}
+    assert changed and all(".lora_A.second." in name for name in changed)
+    assert [row["projection"] for row in found.layers] == ["self_attn.q_proj"] * 2
+    assert model.active_adapter == "default"
+
+
+def test_bad_calls_end_in_one_line(fresh: Any, batches: Any) -> None:
+    trained = fresh()
+    with torch.no_grad():
+        next(p for n, p in trained.named_parameters() if "lora_B" in n).fill_(1.0)
+    tied = fresh()
+    layers = tied.get_base_model().model.layers
+    layers[1].mlp.up_proj.base_layer.weight = layers[0].mlp.up_proj.base_layer.weight
+    masked = [{**b, "labels": torch.full_like(b["labels"], -100)} for b in batches()]
+    cases: list[tuple[Any, Any, type[Exception], str, dict[str, Any]]] = [
+        (fresh(), batches(), InputError, "did you mean 'fisher'", {"mode": "fischer"}),
+        (fresh(), batches(), InputError, "unknown select 'low'", {"select": "low"}),
+        (fresh(), batches(), InputError, "unknown fisher 'kfac'", {"fisher": "kfac"}),
+        (fresh(), [], InputError, "no data", {}),
+        (fresh(), iter([]), InputError, "no data", {"mode": "fisher_batch"}),
+        (fresh(), masked, InputError, "no label counts", {}),
+        (fresh(), batches(), AdapterError, "no adapter 'x'", {"adapter_name": "x"}),
+        (trained, batches(), AdapterError, "not fresh: B of layer 'model.layers.0.self_attn.q_proj'", {}),
+        (fresh().get_base_model(), batches(), AdapterError, "is no PEFT model", {}),
+        (fresh(rank=20), batches(), AdapterError, "rank 20 is over the 16 inputs", {}),
+        (fresh(), batches(), InputError, "budget of 10 parameters is below", {"budget": 10}),
+        (fresh(), batches(), InputError, "budget 0 must be", {"budget": 0}),
+        (fresh(), batches(), InputError, "training_batches 0 must be", {"training_batches": 0}),
+        (fresh(), batches(), InputError, "a budget goes with", {"mode": "fisher_select", "budget": 5000}),
+        (fresh(), batches(), InputError, "min_rank 3 must be", {"budget": 5000, "min_rank": 3, "max_rank": 2}),
+        (fresh(use_dora=True), batches(), AdapterError, "DoRA", {"mode": "fisher_whitened"}),
+        (tied, batches(), AdapterError, "share one weight", {"mode": "fisher_select"}),
+    ]
+    for model, data, kind, text, options in cases:
+        before = {n: p.clone() for n, p in model.named_parameters()}
+        with pytest.raises(kind, match=text) as caught:
+            initialize_lora_fisher(model, data, progress=False, **options)
+        assert "\n" not in str(caught.value)
+        assert all(torch.equal(before[n], p) for n, p in model.named_parameters()), "nothing is half done"
+
+
+def test_nan_in_the_loss_leaves_the_adapter_as_it_was(fresh: Any, batches: Any) -> None:
+    model = fresh()
+    with torch.no_grad():
+        model.get_base_model().model.layers[1].mlp.down_proj.base_layer.weight[0, 0] = float("nan")
+    before = factors(model)[0]
+    with pytest.raises(ModelError, match="the loss of batch 1 is nan"):
+        start(model, batches())
+    assert torch.equal(factors(model)[0], before)
+
+
+def test_little_data_is_used_and_named(fresh: Any, batches: Any) -> None:
+    one = [{key: value[:1] for key, value in batches(padded=False)[0].items()}]
+    for mode in ZERO_DELTA:
+        model = fresh()
+        before = logits(model, one[0])
+        found = start(model, one, mode)
+        assert torch.equal(logits(model, one[0]), before)
+        a, _, _ = factors(model)
+        assert torch.allclose(a @ a.T, torch.eye(4, dtype=torch.float64) / 3, atol=1e-5)
+        if mode != "random":
+            said = " ".join(found.warnings)
+            assert "one sample" in said and "fewer tokens than they have inputs" in said
+    two = [{**one[0], **{key: value[:, :2] for key, value in one[0].items()}}]
+    two[0]["labels"] = two[0]["input_ids"]
+    found = start(fresh(), two)
+    assert "decide fewer directions than the rank" in " ".join(found.warnings), "one token has a gradient"
+
+
+def test_ending_early_evaluation_frozen_and_checkpointed(fresh: Any, batches: Any) -> None:
+    plain = fresh()
+    start(plain, batches())
+    frozen = fresh(lora_dropout=0.4)
+    frozen.requires_grad_(False).train()
+    start(frozen, batches())
+    assert torch.equal(factors(frozen)[0], factors(plain)[0])
+    assert not any(p.requires_grad for p in frozen.parameters())
+    checkpointed = fresh()
+    checkpointed.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    start(checkpointed.train(), batches())
+    assert overlap(factors(checkpointed)[0], torch.linalg.qr(factors(plain)[0].T).Q) > 1 - 1e-5
+    ending = fresh()
+    found = start(ending, iter(batches()), max_batches=10)
+    assert torch.equal(factors(ending)[0], factors(plain)[0])
+    assert "ended after 3 batches of 10" in " ".join(found.warnings)

@@ -43,7 +43,7 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 QUESTIONS = {
-    "Does quantising to 4 bits cost anything?": ("NF4 QLoRA", "float LoRA"),
+    "Is NF4 better than float?": ("NF4 QLoRA", "float LoRA"),
     "Does LoftQ help?": ("LoftQ", "NF4 QLoRA"),
     "Does U1 help?": ("NF4 + U1", "NF4 QLoRA"),
     "Does U2 help?": ("NF4 + U2", "NF4 QLoRA"),

@@ -1,9 +1,11 @@
 """The paper's experiments in reduced form on the real 135M model: tables, verdicts, fit and recommendation.
 
 Runs (or goes on with) the sweep of  lorascope reproduce  and writes what it shows as Markdown, with the runs as CSV beside
-it. Nothing is trained again that FOLDER already holds.
+it. Nothing is trained again that FOLDER already holds. With --join, the runs of an earlier table with other seeds are added,
+and cells that both have are compared.
 
-    python benchmarks/paper_reduced.py --out FOLDER [--seeds 2] [--workers 2] --write docs/benchmarks/paper_reduced.md
+    python benchmarks/paper_reduced.py --out FOLDER [--seeds 2] [--first-seed 0] [--workers 2]
+        [--join EARLIER.csv] [--wall SECONDS] --write docs/benchmarks/paper_reduced.md
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from lorascope.scaling import compare_laws, read_table
 from lorascope.scaling.plan import recommend
 from lorascope.sweeps import run_sweep
 from lorascope.sweeps.paper import reduced_sweep
+from lorascope.tasks import length_bins, load_task
+from lorascope.tasks.embedded import load_tokenizer
 
 TITLES = {
     "table-1": "Table 1: ranks and shared layers (largest training set, main prompt; means over seeds)",
@@ -36,10 +40,22 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
+def joined(earlier: pd.DataFrame, table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Both tables, a cell of both once, and how far apart the two runs of such cells are."""
+    both = sorted(set(earlier["name"]) & set(table["name"]))
+    told = []
+    for name in both:
+        a, b = (frame[frame["name"] == name].iloc[0] for frame in (earlier, table))
+        gaps = {key: abs(float(a[key]) - float(b[key])) for key in ("accuracy", "ce", "miub_js", "mi_joint")}
+        told.append(f"{name}: " + ", ".join(f"{key} {gap:.2g}" for key, gap in gaps.items()))
+    said = f"Cells that two sessions ran, and the difference: {'; '.join(told)}." if told else ""
+    return pd.concat([earlier, table]).drop_duplicates("name").reset_index(drop=True), said
+
+
 def laws(table: pd.DataFrame) -> pd.DataFrame:
     """The four laws compared for each metric."""
     rows = []
-    main = table[(table["prompt"] == "main") & (table["R"] > 0)]
+    main = table[(table["prompt"] == "main") & table["length"].isna() & (table["R"] > 0)]
     for metric in ("accuracy", "ce", "miub_js", "mi_joint"):
         found = compare_laws(main, metric)
         rows.append({"metric": metric, "verdict": found.statement})
@@ -52,20 +68,33 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--task", default="towns")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--join", type=Path, help="an earlier table of the same cells with other seeds")
+    parser.add_argument("--wall", type=float, help="seconds that the whole command took, for the record")
     parser.add_argument("--workers", type=int)
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
-    sweep = reduced_sweep(options.model, options.task, seeds=options.seeds)
+    bins = length_bins(load_task(options.task), load_tokenizer(options.model))
+    sweep = reduced_sweep(options.model, options.task, seeds=options.seeds, first_seed=options.first_seed, lengths=bins)
     run_sweep(sweep, options.out, workers=options.workers)
-    table = read_table(options.out)
-    ledger = make_ledger(str(options.out), n_boot=10_000, seed=0)
+    table, said = read_table(options.out), ""
+    own = len(table)
+    seconds = float(table["seconds_total"].sum())
+    if options.join is not None:
+        table, said = joined(read_table(options.join), table)
+    runs = options.out / "joined.csv" if options.write is None else options.write.with_suffix(".csv")
+    table.to_csv(runs, index=False)
+    ledger = make_ledger(str(runs), n_boot=10_000, seed=0)
     claims = pd.DataFrame(ledger["claims"])
     told = claims[claims["value"].notna()]
     parts = ["# The paper's experiments in reduced form", ""]
     parts += [
         f"{options.model} on {options.task}: ranks 4, 16 and 64 in place of 32, 128 and 512; 40, 120 and 320 training rows; "
-        f"20 steps of 16 rows; 100 questions, 32 measured rows; {options.seeds} seeds (prompts: one). Information in nats, "
-        "summed over layers. Orderings can be compared with the paper's, values cannot. Every run: the CSV file beside.",
+        f"20 steps of 16 rows; 100 questions, 32 measured rows; {table['seed'].nunique()} seeds (fewer for lengths and "
+        f"prompts). Length bins: {', '.join(f'{low} to {high}' for low, high in bins)} tokens. Information in nats, summed "
+        "over layers. Orderings can be compared with the paper's, values cannot. Every run: the CSV file beside.",
+        "",
+        said,
         "",
     ]
     for name, frame in paper_tables(table).items():
@@ -77,14 +106,16 @@ def main() -> None:
     parts += [markdown(ranking), ""]
     parts += ["## Scaling laws", "", markdown(laws(table)), ""]
     parts += ["## Recommendation", "", "```", recommend(table, seed=0).summary(), "```", ""]
-    seconds = table["seconds_total"].sum()
-    parts += [f"All cells together took {seconds / 60:.0f} minutes of their own time.", ""]
+    took = f"; the whole command took {options.wall / 60:.1f} minutes by the clock" if options.wall else ""
+    parts += [
+        f"The {own} cells of the last session together took {seconds / 60:.0f} minutes of their own time{took}.",
+        "",
+    ]
     parts += ["```json", json.dumps(collect(seed=0), indent=1), "```", ""]
     text = "\n".join(parts)
     print(text)
     if options.write is not None:
         options.write.write_text(text, encoding="utf-8")
-        table.to_csv(options.write.with_suffix(".csv"), index=False)
 
 
 if __name__ == "__main__":

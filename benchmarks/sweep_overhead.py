@@ -2,6 +2,7 @@
 
 python benchmarks/sweep_overhead.py [--ranks 4,16,64 --limits 50,100,200 --seeds 0,1,2 --steps 20 --workers 1,2]
     [--model smollm2 --task towns] [--keep DIR] [--write docs/benchmarks/sweep_overhead.md]
+python benchmarks/sweep_overhead.py --of DIR --wall SECONDS --workers 2 [--note TEXT]    # a sweep that ran in one go
 
 Runs the command ``lorascope sweep`` once for each number of workers, in a fresh folder, and reads the seconds that each cell
 noted for its stages. Outside is everything else that the workers' time went into: imports, loading models and data, saving,
@@ -52,7 +53,11 @@ def sweep(options: argparse.Namespace, workers: int, folder: Path) -> dict[str, 
     start = time.perf_counter()
     subprocess.run([*command, "--workers", str(workers), "--no-progress"], check=True)
     wall = time.perf_counter() - start
-    table = pd.read_csv(folder / "out" / "table.csv")
+    return shares(pd.read_csv(folder / "out" / "table.csv"), workers, wall)
+
+
+def shares(table: pd.DataFrame, workers: int, wall: float) -> dict[str, float]:
+    """Where the workers' time went, from the seconds that the cells noted."""
     inside = float(table[STAGES].sum().sum())
     runs = float(table["seconds_total"].sum())
     return {
@@ -78,11 +83,26 @@ def main() -> None:
     parser.add_argument("--measured", type=int, default=48)
     parser.add_argument("--workers", default="1,2")
     parser.add_argument("--keep", type=Path, help="new folder for the sweeps; by default they are deleted")
+    parser.add_argument("--of", type=Path, help="folder of a sweep that ran in one go, instead of running one")
+    parser.add_argument("--wall", type=float, help="with --of: seconds that it took")
+    parser.add_argument("--note", default="", help="with --of: what a reader should know of it")
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
+    if options.of is not None:
+        if options.wall is None:
+            parser.error("--of needs --wall")
+        (workers,) = numbers(options.workers)
+        rows = [shares(pd.read_csv(options.of / "table.csv"), workers, options.wall)]
+        report(rows, options)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         root = options.keep or Path(temporary)
         rows = [sweep(options, workers, root / f"workers-{workers}") for workers in numbers(options.workers)]
+    report(rows, options)
+
+
+def report(rows: list[dict[str, float]], options: argparse.Namespace) -> None:
+    """Print the table, and write it if that was asked for."""
     names = list(rows[0])
     lines = [
         "# What a sweep costs beside training",
@@ -102,7 +122,12 @@ def main() -> None:
             for row in rows[1:]
         ),
     ]
-    asked = " ".join(f"--{key} {value}" for key, value in vars(options).items() if key not in ("write", "keep"))
+    if options.of is None:
+        skipped = ("write", "keep", "of", "wall", "note")
+        asked = " ".join(f"--{key} {value}" for key, value in vars(options).items() if key not in skipped)
+    else:
+        asked = f"--of FOLDER --wall {options.wall:g} --workers {options.workers}"
+    lines += ["", options.note] if options.note else []
     lines += ["", f"`python benchmarks/sweep_overhead.py {asked}`", "", f"{machine()}", f"{package_versions()}"]
     text = "\n".join(lines) + "\n"
     print(text)

@@ -1,6 +1,7 @@
 """lorascope: see what a LoRA adapter learned.
 
-The names below are loaded when they are first used, so that importing the package costs nothing.
+The names below, and the sub-packages (``lorascope.information``), are loaded when they are first used, so that importing
+the package costs nothing.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lorascope.adapters import attach_adapter, share_layers
+    from lorascope.adapters import ElasticLoraConfig, attach_adapter, fold_adapter, share_layers
     from lorascope.core.errors import LorascopeError
     from lorascope.initialization import initialize_lora_fisher
     from lorascope.measuring import load_model_and_tokenizer, measure
+    from lorascope.quantization import ICQConfig
     from lorascope.report import write_report
     from lorascope.results import AdapterMeasurement, RunRecord, RunStore
     from lorascope.tasks import evaluate_task, load_task
@@ -22,6 +24,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AdapterMeasurement": "lorascope.results",
+    "ElasticLoraConfig": "lorascope.adapters",
+    "ICQConfig": "lorascope.quantization",
     "InformationCallback": "lorascope.training",
     "LorascopeError": "lorascope.core.errors",
     "RunRecord": "lorascope.results",
@@ -29,6 +33,7 @@ _HOMES = {
     "RunStore": "lorascope.results",
     "attach_adapter": "lorascope.adapters",
     "evaluate_task": "lorascope.tasks",
+    "fold_adapter": "lorascope.adapters",
     "initialize_lora_fisher": "lorascope.initialization",
     "load_model_and_tokenizer": "lorascope.measuring",
     "load_task": "lorascope.tasks",
@@ -40,6 +45,8 @@ _HOMES = {
 
 __all__ = [
     "AdapterMeasurement",
+    "ElasticLoraConfig",
+    "ICQConfig",
     "InformationCallback",
     "LorascopeError",
     "RunRecord",
@@ -47,6 +54,7 @@ __all__ = [
     "RunStore",
     "attach_adapter",
     "evaluate_task",
+    "fold_adapter",
     "initialize_lora_fisher",
     "load_model_and_tokenizer",
     "load_task",
@@ -60,6 +68,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
+    if not name.startswith("_"):
+        from importlib.util import find_spec
+
+        if find_spec(f"lorascope.{name}") is not None:
+            return importlib.import_module(f"lorascope.{name}")
     raise AttributeError(f"module 'lorascope' has no attribute '{name}'")
 
 

@@ -161,15 +161,36 @@ def test_dropout_drops_only_what_goes_through_a(base):
         torch.testing.assert_close(layer(x), expected)
 
 
+@pytest.mark.parametrize("dora", [False, True])
+def test_dropout_changes_no_mean_and_leaves_the_connection_alone(dora):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = get_peft_model(
+            nn.Sequential(nn.Linear(12, 8)),
+            ElasticLoraConfig(r=4, target_modules=["0"], use_dora=dora, lora_dropout=0.5),
+        )
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data.add_(0.3 * torch.randn(parameter.shape))
+        x = torch.randn(12, 12)  # as many rows as inputs: DoRA's own look at the weight has this shape too
+        with torch.no_grad():
+            outputs = torch.stack([model.train()(x) for _ in range(2000)]).double()
+            expected = model.eval()(x)
+    error = outputs.std(dim=0) / len(outputs) ** 0.5
+    assert ((outputs.mean(dim=0) - expected).abs() / error.clamp_min(1e-6)).max() < 5
+
+
 def test_plain_peft_refuses_it(base, tmp_path):
-    elastic(base).save_pretrained(tmp_path)
+    base.save_pretrained(tmp_path / "base")
+    elastic(base).save_pretrained(tmp_path / "adapter")
     script = (
-        "import sys; from peft import PeftConfig\n"
-        f"PeftConfig.from_pretrained({str(tmp_path)!r})\n"
-        "assert not any(name.startswith('lorascope') for name in sys.modules)"
+        "import sys; from peft import PeftModel; from transformers import AutoModelForCausalLM\n"
+        f"base = AutoModelForCausalLM.from_pretrained({str(tmp_path / 'base')!r})\n"
+        "assert not any(name.startswith('lorascope') for name in sys.modules); print('base is there')\n"
+        f"PeftModel.from_pretrained(base, {str(tmp_path / 'adapter')!r})\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode != 0 and "LORASCOPE_ELASTIC_LORA" in done.stderr
+    assert "base is there" in done.stdout and done.returncode != 0 and "LORASCOPE_ELASTIC_LORA" in done.stderr
 
 
 @pytest.mark.parametrize(("source", "target", "count"), [(True, False, 14), (False, True, 14), (True, True, 28)])
@@ -215,7 +236,8 @@ TARGETS = ["q_proj", "up_proj", "down_proj"]
 @pytest.mark.parametrize("kind", [LoraConfig, ElasticLoraConfig])
 def test_on_a_base_quantised_by_icq(quantised, kind, tmp_path):
     before = logits(quantised)
-    config = support_quantised(kind(r=8, target_modules=TARGETS, use_rslora=True))
+    config = kind(r=8, target_modules=TARGETS, use_rslora=True)
+    config = config if kind is ElasticLoraConfig else support_quantised(config)
     model = get_peft_model(copy.deepcopy(quantised), config).train()
     assert torch.equal(logits(model), before)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
@@ -235,14 +257,19 @@ def test_on_a_base_quantised_by_icq(quantised, kind, tmp_path):
         assert torch.equal(logits(model), before)
     with pytest.raises(AdapterError, match="cannot be merged into quantised weights"):
         model.merge_adapter()
+    dense = attach_adapter(quantised.dequantize(), tmp_path / "adapter", any_base=True)
+    torch.testing.assert_close(logits(dense.merge_and_unload()), here, rtol=1e-4, atol=1e-5)
 
 
-def test_on_a_base_quantised_by_bitsandbytes(base, tmp_path):
-    base.save_pretrained(tmp_path)
+@pytest.mark.parametrize("dora", [False, True])
+def test_on_a_base_quantised_by_bitsandbytes(dora, tmp_path):
+    # On processors with bfloat16 instructions bitsandbytes takes only widths that are multiples of 64.
+    config = LlamaConfig(**SMALL | {"hidden_size": 64, "intermediate_size": 128}, max_position_embeddings=32)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
     small = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=config).eval()
     before = logits(small)
-    model = elastic(small, target_modules=["up_proj"])
+    model = elastic(small, target_modules=["up_proj"], use_dora=dora)
     assert len(betas(model)) == 4 and (logits(model) - before).abs().max() > 1e-4
     assert type(model.base_model.model.model.layers[0].mlp.up_proj).__name__ == "ElasticLinear4bit"
 
@@ -294,6 +321,18 @@ def test_bad_input(base, tmp_path):
     )
     with pytest.raises(AdapterError):
         fold_adapter(tmp_path / "elastic", tmp_path / "out")
+
+
+def test_the_doctor_reads_it_as_what_it_folds_into(base, tmp_path):
+    from lorascope.adapters.doctor import examine_adapter
+
+    model = elastic(copy.deepcopy(base))
+    model.save_pretrained(tmp_path / "e")
+    fold_adapter(tmp_path / "e", tmp_path / "p")
+    found, plain = (examine_adapter(tmp_path / name) for name in "ep")
+    assert [f for f in found if f.check == "unused rank"] == [f for f in plain if f.check == "unused rank"]
+    assert [f.remedy for f in found if f.check == "kind"] == ["lorascope fold makes it ordinary"]
+    assert not any(f.severity == "error" for f in found)
 
 
 def test_another_base_than_the_one_it_was_trained_on(quantised, base, tmp_path):

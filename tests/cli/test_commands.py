@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -248,6 +248,14 @@ def test_wrong_base_models(tmp_path: Path, tiny_model_dir: Path, task_dir: Path,
     assert code == 2
     assert "does not fit base model" in one_line(said)
 
+    changed = tmp_path / "changed"
+    shutil.copytree(adapter_dir, changed)
+    config = json.loads((changed / "adapter_config.json").read_text())
+    (changed / "adapter_config.json").write_text(json.dumps(config | {"r": 3}))
+    code, _, said = run("measure", changed, "--task", task_dir, "--no-progress")
+    assert code == 2
+    assert "which it names as its own" in one_line(said)
+
     shallow = tmp_path / "shallow"
     shutil.copytree(tiny_model_dir, shallow)
     AutoModelForCausalLM.from_pretrained(tiny_model_dir, num_hidden_layers=1).save_pretrained(shallow)
@@ -424,21 +432,16 @@ def test_a_full_disk_keeps_what_is_done(
 
 
 def test_help_is_fast_and_the_package_needs_no_torch() -> None:
-    seconds = []
+    seconds = []  # of processor time: a clock on the wall also counts whatever else runs on the machine
     for _ in range(5):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run([sys.executable, "-m", "lorascope", "--help"], capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert "quickstart" in done.stdout
     code = "import sys, lorascope, lorascope.cli; dir(lorascope); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-    bare = []
-    for _ in range(5):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "import typer, rich"], check=True)
-        bare.append(time.perf_counter() - start)
-    # The limit is half a second on a quiet machine; on a busy one, a few times what importing typer costs.
-    assert min(seconds) < max(0.5, 4 * min(bare))
+    assert min(seconds) < 0.5
 
 
 def test_every_command_has_help_that_names_its_options(run: Run) -> None:

@@ -100,9 +100,28 @@ def test_warnings_are_printed(tmp_path: Path, run: Run) -> None:
     assert "the runs tell no exponent" in (tmp_path / "out" / "fit.html").read_text()
 
 
+def test_mixed_settings_are_said_and_can_be_left_out(tmp_path: Path, run: Run) -> None:
+    rows = pd.DataFrame(runs("additive", ADDITIVE, grid(N=3, R=3, D=3), noise=0.01)).assign(prompt="main", alpha=16)
+    other = rows.head(4).assign(ce=9.0, prompt="letters")
+    both = pd.concat([rows, other])
+    both["rank_twice"] = 2 * both["R"]  # goes with an axis: no setting of its own
+    both.to_csv(tmp_path / "a.csv", index=False)
+    found = run(tmp_path / "a.csv")
+    assert "the runs also differ in prompt (main, letters)" in " ".join(found.output.split())
+    assert "rank_twice" not in found.output
+    kept = run(tmp_path / "a.csv", "--where", "prompt=main", "--out", tmp_path / "out")
+    assert "also differ" not in kept.output
+    written = json.loads((tmp_path / "out" / "fit.json").read_text())
+    assert written["where"] == ["prompt=main"]
+    assert written["fits"]["ce"]["n_runs"] == len(rows)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (["TABLE", "--where", "name"], "write column=value"),
+        (["TABLE", "--where", "name=b"], "no row has that value; there is a"),
+        (["TABLE", "--where", "nome=b"], "the table has no column 'nome'"),
         (["none.csv"], "no file"),
         (["TABLE", "--metric", "nothing"], "no column 'nothing'"),
         (["TABLE", "--metric", ","], "no metric to fit"),

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers as hf
@@ -102,6 +104,14 @@ def test_rows_and_splits_agree_with_class_folders(tmp_path: Path, adapter: Path,
     values = json.loads(run(adapter, "--task", file, "--json")[1])
     assert values["totals"] == pytest.approx(wanted, rel=1e-6)
     assert len(values["provenance"]["data_sha256"]) == 2
+    held = [{"image": {"bytes": (images / r["image"]).read_bytes(), "path": None}, "label": r["label"]} for r in rows]
+    pq.write_table(pa.Table.from_pylist(held), images / "held.parquet")
+    values = json.loads(run(adapter, "--task", images / "held.parquet", "--json")[1])
+    assert values["totals"] == pytest.approx(wanted, rel=1e-6)
+    pq.write_table(pa.Table.from_pylist([{"image": b"no image", "label": 0}]), images / "held.parquet")
+    code, _, said = run(adapter, "--task", images / "held.parquet")
+    assert code == 2 and said_once(said) and "held.parquet:row 1: image 'in the row' cannot be read" in said
+    (images / "held.parquet").unlink()
     split = tmp_path / "split"
     (split / "test").parent.mkdir()
     file.unlink()

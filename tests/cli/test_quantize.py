@@ -66,3 +66,16 @@ def test_wrong_options_end_in_one_line(
     assert code == 2
     assert said in error and len(error.strip().splitlines()) == 1
     assert not (tmp_path / "q").exists()
+
+
+def test_a_model_that_is_not_there_leaves_no_folder(run: Run, tmp_path: Path) -> None:
+    code, _, error = run("quantize", "--model", tmp_path / "none", "--out", tmp_path / "q", "--no-progress")
+    assert code == 2 and "none" in error and len(error.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_with_something_in_it_is_refused(run: Run, tiny_model_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("mine")
+    code, _, error = run("quantize", "--model", tiny_model_dir, "--out", tmp_path, "--no-progress")
+    assert code == 2 and "not empty" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]

@@ -35,10 +35,36 @@ def test_full_grid_holds_the_papers_cells_once() -> None:
     assert sum(s.rank == 0 for s in specs) == 4
 
 
-def test_reduced_grid_has_27_cells_and_the_base() -> None:
-    specs = [cell.spec for cell in reduced_sweep("smollm2", "towns").expand()]
-    assert sum(s.rank > 0 for s in specs) == 27
-    assert sum(s.rank == 0 for s in specs) == 1
+def test_reduced_grid_has_27_cells_bins_and_the_base() -> None:
+    cells = reduced_sweep("smollm2", "towns").expand()
+    assert sum(cell.spec.rank > 0 for cell in cells) == 27
+    assert [cell.spec.rank for cell in cells].count(0) == 1
+    assert cells[-1].spec.rank == 0, "the shortest cell comes last"
+    bins = [(21, 22), (23, 23), (24, 29)]
+    more = reduced_sweep("smollm2", "towns", lengths=bins, first_seed=2).expand()
+    assert [cell.spec.length for cell in more if cell.spec.length is not None] == bins
+    assert {cell.spec.seed for cell in more if cell.spec.rank > 0} == {2, 3}
+    assert {cell.name for cell in cells} & {cell.name for cell in more} == {cells[-1].name}, "tables can be joined"
+
+
+def test_dry_run_lists_bins_that_the_tasks_rows_fall_into(
+    tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"question": "x" * (1 + n // 4), "choices": ["a", "b"], "answer": 0} for n in range(24)]
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    for split in ("train", "test"):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    same = ("--model", tiny_model_dir, "--task", folder, "--out", tmp_path / "out", "--dry-run")
+    assert call(monkeypatch, *same, "--first-seed", 5, "--seeds", 1) == 0
+    names = capsys.readouterr().out.split()
+    assert sum("-len" in name for name in names) == 3
+    assert all("-s5-" in name for name in names if not name.startswith("r0"))
+    assert call(monkeypatch, "--out", tmp_path / "out", "--full", "--dry-run", "--task", "piqa", "--seeds", 1) == 0
+    names = capsys.readouterr().out.split()
+    assert sum("-len" in name for name in names) == len(LENGTHS)
+    assert len(names) == 3 + len(SHARES) + 9 + len(LENGTHS) + 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_tables_verdicts_and_page(
@@ -53,6 +79,8 @@ def test_tables_verdicts_and_page(
     said = capsys.readouterr().out
     page = (out / "paper.html").read_text(encoding="utf-8")
     assert "Reduced form" in page
+    assert "2 seeds (0 to 1) along ranks" in page
+    assert "Length bins are" in page or "The paper's length bins are left out" in page
     assert "Table 1" in page
     assert "no two runs differ in" in page, "what the runs cannot show is named"
     assert (out / "table-1.csv").read_text().count("rank 2") == 1

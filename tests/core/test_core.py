@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import random
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+import lorascope
 from lorascope.core import METRICS, DataError, InputError, MissingDependencyError, OutputError, resolve_groups
 from lorascope.core.files import atomic_write_text, read_json, require_empty_dir, sha256_of, write_json
 from lorascope.core.metrics import GROUPS
@@ -144,3 +147,14 @@ def test_provenance_is_ready_for_json_and_names_no_person(tmp_path: Path) -> Non
     assert record["sha256"]["data"] == sha256_of(tmp_path / "data")
     assert {"python", "torch", "transformers", "peft", "lorascope"} <= set(record["versions"])
     assert os.uname().nodename not in text or len(os.uname().nodename) < 4
+
+
+def test_sub_packages_are_reached_from_the_package_alone() -> None:
+    code = (
+        "import lorascope, sys; assert 'torch' not in sys.modules; import math; "
+        "assert abs(float(lorascope.information.jensen_shannon([[0, -math.inf]], [[-math.inf, 0]])) - math.log(2)) < 1e-12"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    for name in ("nonsense", "_private"):
+        with pytest.raises(AttributeError, match=name):
+            getattr(lorascope, name)

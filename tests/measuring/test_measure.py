@@ -83,6 +83,7 @@ def test_data_that_is_none_is_refused(data: object) -> None:
         ({"components": "mean"}, "components='mean'"),
         ({"noise": 0.0}, "noise=0.0"),
         ({"joint_dim": 1}, "joint_dim=1"),
+        ({"batch_size": True}, "batch_size=True"),
     ],
 )
 def test_options_are_checked(options: dict, message: str) -> None:
@@ -95,6 +96,10 @@ def test_inputs_that_the_model_cannot_take_are_explained() -> None:
     for bad, words in (
         ({**batch, "input_ids": batch["input_ids"] + 60}, "outside its vocabulary"),
         ({**batch, "labels": batch["labels"] + 1000}, "label"),
+        ({**batch, "labels": batch["labels"][:, 1:]}, "labels have shape"),
+        ({**batch, "attention_mask": batch["attention_mask"][:, 1:]}, "attention_mask has shape"),
+        ({**batch, "input_ids": batch["input_ids"].float()}, "input_ids of shape .* and type torch.float32"),
+        ({"input_ids": batch["input_ids"].numpy()}, "input_ids of a row have 2 dimensions"),
     ):
         with pytest.raises(InputError, match=words):
             measure(model, [bad], progress=False)
@@ -217,6 +222,26 @@ def test_classifiers_have_accuracy(name: str) -> None:
     assert result.totals["accuracy"] == pytest.approx(
         float((outputs.logits.argmax(-1) == batch["labels"]).double().mean())
     )
+
+
+def test_rows_without_a_class_do_not_count_and_strange_classes_are_refused() -> None:
+    model, batch = adapted("bert"), batch_for("bert")
+    few = {key: value[1:] for key, value in batch.items()}
+    masked = {**batch, "labels": torch.cat([torch.tensor([-100]), few["labels"]])}
+    wanted, found = (measure(model, [data], metrics=["ce", "accuracy"], progress=False) for data in (few, masked))
+    assert found.totals == pytest.approx(wanted.totals, rel=1e-5)
+    with pytest.raises(InputError, match="label 99 is none of the"):
+        measure(model, [{**batch, "labels": torch.full_like(batch["labels"], 99)}], progress=False)
+
+
+def test_rows_beyond_the_context_are_counted_and_said() -> None:
+    model = adapted("llama")
+    context = model.config.max_position_embeddings
+    ids = torch.randint(3, 60, (2, context + 4))
+    mask = torch.ones_like(ids)
+    mask[1, context:] = 0
+    result = measure(model, [{"input_ids": ids, "attention_mask": mask}], metrics="miub_js", progress=False)
+    assert f"1 samples are longer than the model's context of {context} tokens" in result.warnings
 
 
 def test_wide_layers_are_lumped_and_say_so() -> None:

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from lorascope.core.errors import InputError
 from lorascope.quantization import code_entropy_bits, codebook, quantize_icq
 from lorascope.quantization.codebooks import borders
+from lorascope.quantization.events import best_shift
 from lorascope.quantization.packing import pack, packed_size, unpack
+from lorascope.quantization.search import Candidates, best_listed, code_borders
 
 
 def gaussian(*shape, seed=0):
@@ -60,6 +62,12 @@ def test_of_equal_entropies_the_lowest_error_is_taken():
     assert (error < plain * 0.99).any()
 
 
+def test_codes_are_those_of_bitsandbytes_with_nested_scales_too():
+    weight = gaussian(512, 256)
+    packed, _ = bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4", compress_statistics=True)
+    assert torch.equal(packed.flatten(), quantize_icq(weight, objective="none").packed)
+
+
 @pytest.mark.parametrize("count", [1 << 16, 1000, 65, 7, 1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_without_a_shift_codes_are_those_of_bitsandbytes(count, dtype):
@@ -81,13 +89,64 @@ def test_the_entropy_that_is_reported_is_that_of_the_stored_codes(double_quant, 
     whole = flat.numel() // 64 * 64
     again = torch.cat([code_entropy_bits(flat[:whole].view(-1, 64), 16), code_entropy_bits(flat[None, whole:], 16)])
     assert torch.equal(icq.block_entropy_bits, again)
-    # Each weight has the code whose value, as it is stored, is the nearest.
-    shift, scale = icq.shift.values(), icq.scale.values()
-    value = codebook(kind, 4)
+
+
+@pytest.mark.parametrize("double_quant", [True, False])
+@pytest.mark.parametrize("kind", ["nf", "int"])
+def test_codes_are_the_nearest_ones_for_the_stored_shift(kind, double_quant):
+    weight = gaussian(37, 53)
+    icq = quantize_icq(weight, codebook_kind=kind, double_quant=double_quant, group_size=8)
+    shift = icq.shift.values()
+    flat, codes = weight.flatten(), icq.codes.flatten().long()
     block = torch.arange(flat.numel()) // 64
-    options = value * scale[block, None] + shift[block, None]
-    nearest = (options - gaussian(37, 53).flatten()[:, None]).abs().argmin(dim=1)
-    assert (nearest != flat).sum() <= 1  # a weight on a border, to the last bit
+    away = flat - shift[block]
+    scale = torch.zeros_like(shift).scatter_reduce_(0, block, away.abs(), "amax")
+    nearest = (codebook(kind, 4) * scale[block, None] - away[:, None]).abs().argmin(dim=1)
+    assert (nearest != codes).sum() <= 1  # a weight on a border, to the last bit
+    # The scale is rounded to one of 255 steps at most.
+    assert ((icq.scale.values() - scale).abs() <= scale.max() / 255 / 2 * 1.001).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    bits=st.sampled_from([2, 3, 4]),
+    kind=st.sampled_from(["nf", "int"]),
+    n=st.sampled_from([1, 3, 40]),
+    lam=st.sampled_from([0.1, 1.0, 3.0]),
+    size=st.sampled_from([2, 7, 64, 100]),
+    shape=st.sampled_from(["normal", "heavy", "offset", "few values", "one value"]),
+    objective=st.sampled_from(["entropy", "mse"]),
+    seed=st.integers(0, 10**6),
+)
+def test_passing_of_borders_finds_what_trying_every_candidate_finds(bits, kind, n, lam, size, shape, objective, seed):
+    rows = gaussian(6, size, seed=seed)
+    rows = {
+        "normal": rows,
+        "heavy": rows**3,
+        "offset": rows + 3,
+        "few values": rows.round(),
+        "one value": rows * 0 + 0.3,
+    }[shape]
+    values = codebook(kind, bits)
+    ordered = rows.sort(dim=1).values
+    low, high = ordered[:, :1], ordered[:, -1:]
+    shift = rows.median(dim=1, keepdim=True).values + lam * torch.arange(-n, n + 1) / n * (high - low)
+    scale = torch.maximum(high - shift, shift - low)
+    candidates = Candidates(ordered, shift, scale, torch.ones_like(shift, dtype=torch.bool), values, borders(values))
+    quick, listed = best_shift(candidates, objective), best_listed(candidates, objective)
+    row = torch.arange(6)
+    codes = [
+        torch.searchsorted(code_borders(shift[row, best], scale[row, best], borders(values)), rows)
+        for best in (quick, listed)
+    ]
+    entropies = [code_entropy_bits(c, values.numel()) for c in codes]
+    errors = [
+        (values[c] * scale[row, b, None] + shift[row, b, None] - rows).double().square().sum(dim=1)
+        for c, b in zip(codes, (quick, listed), strict=True)
+    ]
+    if objective == "entropy":
+        torch.testing.assert_close(*entropies, rtol=0, atol=1e-12)
+    torch.testing.assert_close(*errors, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("shape", [(64,), (3, 5), (1,), (64, 65), (2, 3, 129)])

@@ -1,10 +1,16 @@
 """Quantising models on load: every architecture, saved and loaded again, trained through, and refused when damaged."""
 
+import json
+import re
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tests.measuring.architectures import ARCHITECTURES as MEASURED
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -12,10 +18,15 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     BitsAndBytesConfig,
+    Trainer,
+    TrainingArguments,
 )
 
-from lorascope.core.errors import InputError, ModelError
+from lorascope.adapters import support_quantised
+from lorascope.core.errors import AdapterError, InputError, ModelError
 from lorascope.quantization import ICQConfig, IcqLinear, icq_layers, quantize_icq
+from lorascope.quantization.plugin import watch_quantization
+from lorascope.quantization.whole import kept_dense
 
 SMALL = {
     "hidden_size": 48,
@@ -31,8 +42,10 @@ ARCHITECTURES = {
     "llama": (GROUPED, 14),
     "mistral": (GROUPED, 14),
     "qwen2": (GROUPED, 14),
+    "qwen3": (GROUPED | {"head_dim": 12}, 14),
     "phi3": (GROUPED | {"pad_token_id": 0}, 8),
     "gemma": (GROUPED | {"head_dim": 12}, 14),
+    "gemma2": (GROUPED | {"head_dim": 12}, 14),
     "gpt2": ({"n_embd": 48, "n_layer": 2, "n_head": 4, "vocab_size": 64, "n_positions": 32}, 8),
     "opt": (SMALL | {"ffn_dim": 80, "word_embed_proj_dim": 48}, 12),
     "gpt_neox": (SMALL, 8),
@@ -49,6 +62,10 @@ ARCHITECTURES = {
     ),
 }
 AUTO = {"bert": AutoModelForSequenceClassification, "vit": AutoModelForImageClassification}
+
+
+def test_every_architecture_that_is_measured_is_here():
+    assert set(ARCHITECTURES) == set(MEASURED)
 
 
 def build(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -175,6 +192,87 @@ def test_gradient_checkpointing_gives_the_same_gradients(tmp_path):
     torch.testing.assert_close(gradients(), plain)
 
 
+def test_of_experts_fused_in_one_tensor_it_is_said_that_they_stay_dense(tmp_path, caplog):
+    build("mixtral", tmp_path)
+    with caplog.at_level("WARNING", logger="lorascope"):
+        model = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=ICQConfig(n=1))
+    said = [record.getMessage() for record in caplog.records if "stay dense" in record.getMessage()]
+    assert len(said) == 1 and "fused experts" in said[0]
+    left = sum(p.numel() for name, p in model.named_parameters() if "experts." in name)
+    assert f"{left / 1e6:,.3g} million" in said[0]
+    assert any(name.endswith("experts.gate_up_proj") for name in kept_dense(model))
+
+
+def test_at_most_one_dense_weight_is_in_memory_while_a_model_is_quantised(tmp_path):
+    dense = build("llama", tmp_path)
+    largest = max(p.numel() for p in dense.parameters())
+    dense.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+    alive: list[weakref.ref] = []
+    most: list[int] = []
+
+    def count(model, name, weight, result):
+        alive.append(weakref.ref(weight))
+        most.append(sum(there.numel() for ref in alive if (there := ref()) is not None))
+
+    with watch_quantization(count):
+        AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=ICQConfig(n=1))
+    assert len(most) == 14
+    assert max(most) <= 2 * largest
+
+
+def test_a_saved_model_trains_in_a_trainer_with_checkpointing_and_its_adapter_comes_back(tmp_path):
+    build("llama", tmp_path / "dense")
+    config = ICQConfig(n=2)
+    AutoModelForCausalLM.from_pretrained(tmp_path / "dense", quantization_config=config).save_pretrained(tmp_path / "q")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "q")
+    codes = {name: layer.weight.clone() for name, layer in icq_layers(base).items()}
+    names = sorted({name.rpartition(".")[2] for name in icq_layers(base)})
+    lora = support_quantised(LoraConfig(r=4, target_modules=names, task_type="CAUSAL_LM"))
+    model = get_peft_model(base, lora)
+    rows = [{"input_ids": torch.arange(i, i + 12), "labels": torch.arange(i, i + 12)} for i in range(8)]
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path / "run"),
+        max_steps=6,
+        per_device_train_batch_size=4,
+        learning_rate=1e-2,
+        activation_checkpointing=True,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    trainer = Trainer(model=model, args=arguments, train_dataset=rows)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < losses[0]
+    for name, layer in icq_layers(model).items():
+        assert torch.equal(layer.weight, codes[name.removeprefix("base_model.model.").removesuffix(".base_layer")])
+    model.eval()
+    here = outputs(model, "llama")
+    model.save_pretrained(tmp_path / "adapter")
+    again = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "q"),
+        str(tmp_path / "adapter"),
+        config=support_quantised(LoraConfig.from_pretrained(str(tmp_path / "adapter"))),
+    ).eval()
+    torch.testing.assert_close(outputs(again, "llama"), here, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora", "corda", "loftq"])
+def test_an_adapter_that_takes_a_part_off_the_base_is_refused(init, tmp_path):
+    build("llama", tmp_path)
+    base = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=ICQConfig(n=1))
+    config = LoraConfig(r=2, target_modules=["q_proj"])
+    config.init_lora_weights = init
+    with pytest.raises(AdapterError, match="quantised") as refused:
+        get_peft_model(base, support_quantised(config))
+    assert "\n" not in str(refused.value)
+
+
 def test_layers_that_are_named_stay_dense(tmp_path):
     build("llama", tmp_path)
     config = ICQConfig(n=1, modules_to_not_convert=["lm_head", "down_proj"])
@@ -216,6 +314,37 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
 def test_wrong_options(options, said):
     with pytest.raises(InputError, match=said):
         ICQConfig(**options)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing scales", "other size", "no method"])
+def test_a_damaged_folder_is_refused(damage, tmp_path):
+    build("llama", tmp_path / "dense")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "dense", quantization_config=ICQConfig(n=1))
+    model.save_pretrained(tmp_path / "q")
+    file = tmp_path / "q" / "model.safetensors"
+    state = load_file(file)
+    key = "model.layers.0.mlp.up_proj.weight"
+    if damage == "truncated":
+        file.write_bytes(file.read_bytes()[:-64])
+    elif damage == "missing scales":
+        del state[f"{key}_scale_groups"]
+    elif damage == "other size":
+        state[key] = state[key][:-3].clone()
+    else:
+        config = json.loads((tmp_path / "q" / "config.json").read_text())
+        config["quantization_config"]["bits"] = 5
+        (tmp_path / "q" / "config.json").write_text(json.dumps(config))
+    if damage in ("missing scales", "other size"):
+        save_file(state, file, metadata={"format": "pt"})
+    with pytest.raises((ModelError, InputError, SafetensorError, RuntimeError)) as refused:
+        AutoModelForCausalLM.from_pretrained(tmp_path / "q")
+    expected = {
+        "truncated": "incomplete metadata|not fully covered|file is",
+        "missing scales": "up_proj.*missing or damaged",
+        "other size": "up_proj' has 1917 numbers of uint8 where 1920",
+        "no method": "bits 5 is not supported",
+    }[damage]
+    assert re.search(expected, str(refused.value))
 
 
 def test_another_method_on_a_quantised_model_is_refused_by_transformers(tmp_path):

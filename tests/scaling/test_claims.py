@@ -14,7 +14,7 @@ from scipy import stats
 
 from lorascope.core.errors import DataError, InputError
 from lorascope.scaling import Claim, claims_paper, claims_sweep
-from lorascope.scaling.claims_cells import curves_of, settings_of
+from lorascope.scaling.claims_cells import curves_of
 from lorascope.scaling.claims_statistics import (
     chance_of_steady,
     fewest_to_decide,
@@ -24,6 +24,7 @@ from lorascope.scaling.claims_statistics import (
     share_interval,
 )
 from lorascope.scaling.claims_theorem import printed_bound, random_joints, valid_bounds
+from lorascope.scaling.settings import settings_of
 
 
 @pytest.fixture(scope="module")

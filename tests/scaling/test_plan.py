@@ -19,6 +19,7 @@ from lorascope.scaling.cost_shapes import ModelShape
 from lorascope.scaling.design import next_cells
 from lorascope.scaling.plan import recommend
 from lorascope.scaling.plan_costs import cost_book
+from lorascope.scaling.plan_problem import Problem, choose
 from lorascope.scaling.plan_result import Plan
 from lorascope.scaling.plan_runs import prepare
 from lorascope.scaling.plan_surface import draw_surface
@@ -413,3 +414,111 @@ def test_the_usual_setting_is_kept_where_few_cells_have_another() -> None:
     assert len(runs.frame) == 8
     assert set(runs.frame["y"]) == {0.5}
     assert any("only runs with prompt main: 1 with other settings left out" in note for note in runs.notes)
+
+
+def test_missing_settings_differ_from_given_ones() -> None:
+    """Length bins are empty for most rows of a sweep: those rows are one setting, and a bin is another."""
+    rows = [
+        {"N": 1e8, "R": r, "D": d, "seed": s, "prompt": "main", "length": None, "accuracy": 0.5}
+        for r in (4, 16)
+        for d in (40, 320)
+        for s in (0, 1)
+    ]
+    rows += [{**rows[-1], "prompt": "letters", "accuracy": 0.1}, {**rows[-1], "length": "1-100", "accuracy": 0.2}]
+    runs = prepare(pd.DataFrame(rows))
+    assert len(runs.frame) == 8
+    assert set(runs.frame["y"]) == {0.5}
+    assert any("prompt main, length none: 2 with other settings" in note for note in runs.notes)
+
+
+def test_a_setting_that_lorascope_does_not_know_is_not_averaged_silently() -> None:
+    rows = [
+        {"R": r, "D": d, "seed": s, "elastic": e, "accuracy": 0.5 + 0.1 * e}
+        for r in (4, 16)
+        for d in (40, 320)
+        for s in (0, 1)
+        for e in (False, True)
+    ]
+    runs = prepare(pd.DataFrame(rows))
+    assert set(runs.frame["y"].round(6)) == {0.55}
+    assert any("the average over 2 settings of elastic" in note for note in runs.notes)
+
+
+def problem_of(means: list[float], spread: list[float], cost: list[float], ranks: list[float]) -> Problem:
+    """Independent normal beliefs about candidates, at a noise of 0.02."""
+    runs = prepare(pd.DataFrame({"R": [2, 4], "seed": [0, 0], "accuracy": [0.5, 0.6]}))
+    z = np.random.default_rng(0).standard_normal((4000, len(means)))
+    return Problem(
+        runs=runs,
+        cells=np.column_stack([np.ones(len(means)), ranks, np.arange(1.0, len(means) + 1)]),
+        costs={"flops": np.array(cost)},
+        draws=np.array(means) + np.array(spread) * z,
+        noise=0.02,
+        observed=np.ones(len(means), dtype=int),
+        outside=np.zeros(len(means), dtype=bool),
+        law_weight=0.0,
+        law=None,
+    )
+
+
+def test_a_choice_is_probably_within_the_noise_and_gives_nothing_away() -> None:
+    def chosen(*beliefs: Any) -> int:
+        problem = problem_of(*beliefs)
+        index, best = choose(problem, np.ones(len(problem.cells), dtype=bool))
+        assert best == int(np.argmax(problem.draws.mean(0)))
+        return index
+
+    # half the noise below the best: taken where that is known, not where it could as well be three times the noise
+    assert chosen([0.59, 0.60], [0.001, 0.001], [1.0, 2.0], [4, 8]) == 0
+    assert chosen([0.59, 0.60], [0.05, 0.001], [1.0, 2.0], [4, 8]) == 1
+    # the expected loss of 0.019 is below the noise, but 0.02 is exceeded every other time
+    assert chosen([0.581, 0.60], [0.01, 0.01], [1.0, 2.0], [4, 8]) == 1
+    # of equal costs: the smallest rank, and there the best
+    assert chosen([0.590, 0.598, 0.60], [0.001] * 3, [1.0, 1.05, 1.08], [4, 4, 8]) == 1
+    assert chosen([0.590, 0.598, 0.60], [0.001] * 3, [1.0, 1.5, 1.6], [4, 4, 8]) == 0
+
+
+def test_next_cells_are_useful_where_no_run_can_change_the_choice() -> None:
+    """The top is far above the rest, so that no single run is expected to change the choice."""
+    table = table_of(lambda n, r, d: 0.3 + 0.2 * math.log10(d / 100) + 0.004 * math.log2(r), models=(1e8,), seeds=2)
+    grid = {"N": [1e8], "R": list(RANKS), "D": [100, 400, 1600]}
+    for cell in next_cells(table, grid, 3, seeds=range(4), settle=False):
+        assert cell["D"] == 1600, "not where nothing is to be won"
+    about = {"N": 1e8, "R": 2, "D": 400}
+    first = next_cells(table, grid, 1, seeds=range(4), settle=False, about=about)[0]
+    assert (first["R"], first["D"], first["seed"]) == (2, 400, 2)
+    assert "narrows what is known of the choice" in first["why"]
+    with pytest.raises(InputError, match="no cell of the grid"):
+        next_cells(table, grid, 1, settle=False, about={"N": 1e8, "R": 3, "D": 400})
+
+
+def test_an_unreached_target_asks_about_the_choice() -> None:
+    table = table_of(saturating, models=(1.35e8,), noise=0.03, seeds=2)
+    top = recommend(table).predicted
+    assert top is not None
+    plan = recommend(table, target=round(top, 3))
+    assert not plan.settled
+    assert plan.next_cells[0]["D"] == plan.choice["D"]
+    assert "of the choice" in plan.next_cells[0]["why"]
+
+
+def test_time_is_that_of_an_undisturbed_run() -> None:
+    """Every third run had a quarter of its processors: the time model does not see it, and says so."""
+    table = table_of(saturating)
+    busy = np.where(np.arange(len(table)) % 3 == 0, 0.25, 1.0)
+    table["threads"] = 2
+    table["cpu_seconds_training"] = 2 * 0.95 * table["seconds_training"]
+    table["seconds_training"] /= busy
+    book = cost_book(table)
+    assert book.calibration["seconds"]["median_error"] < 0.1
+    assert book.calibration["seconds"]["largest_error"] < 0.2
+    assert book.calibration["seconds_by_the_clock"]["largest_error"] > 0.6
+    assert any("36 of 108 runs shared their processors" in note for note in book.notes)
+    found = book.of(np.array([[1.35e8, 16, 400]]))
+    assert found["seconds"][0] == pytest.approx(found["flops"][0] / 1e11 + 0.05 * 25, rel=0.1)
+    silent = pd.concat([table, table.assign(cpu_seconds_training=np.nan, seconds_training=1e4)])
+    again = cost_book(silent)
+    assert again.calibration["seconds"]["median_error"] == book.calibration["seconds"]["median_error"]
+    assert any("108 runs do not tell how long their processors worked" in note for note in again.notes)
+    plan = recommend(table)
+    assert "by the clock, with what else ran" in plan.summary()

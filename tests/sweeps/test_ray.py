@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from lorascope.sweeps import RayExecutor, SweepFolder, run_sweep
+from lorascope.sweeps import Executor, LocalExecutor, RayExecutor, SlurmExecutor, SweepFolder, run_sweep
 from lorascope.testing.executors import ExecutorConformance, tiny_sweep
 from lorascope.training import run
 
@@ -64,6 +65,33 @@ def test_a_cell_goes_on_when_its_worker_dies(address: str, tmp_path: Path) -> No
         json.loads(line)["step"] for line in (place.store.path(cell.name) / "metrics.jsonl").read_text().splitlines()
     ]
     assert steps == list(range(1, 201))
+
+
+# submitit leaves processes and log files to the garbage collector.
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_every_executor_gives_the_same_table(address: str, tmp_path: Path) -> None:
+    """One spec, four executors: every cell, failure and number agrees, but for the clock and the memory."""
+    spec = tiny_sweep(tmp_path, rank=[0, 2, 4], seed=[0, 1])
+    spec.cells.append({"rank": 2, "learning_rate": 1e30})
+    executors: dict[str, Executor] = {
+        "local": LocalExecutor(workers=2),
+        "ray": RayExecutor(address=address),
+        "slurm-local": SlurmExecutor(cluster="local", workers=2),
+        "slurm-debug": SlurmExecutor(cluster="debug"),
+    }
+    tables = {}
+    for name, executor in executors.items():
+        outcome = run_sweep(spec, tmp_path / name, executor=executor)
+        written = pd.read_csv(outcome.table_path)
+        own = [name for name in written if "seconds_" in name or name in ("peak_memory_bytes", "threads")]
+        assert own, "the columns that may differ are there"
+        tables[name] = written.drop(columns=own)
+    local = tables.pop("local")
+    assert sorted(local["status"]) == ["done"] * 5 + ["failed"]
+    assert {"accuracy", "ce", "miub_js", "update_ratio"} <= set(local)
+    for name, table in tables.items():
+        pd.testing.assert_frame_equal(table, local, rtol=1e-5, atol=1e-7, obj=name)
 
 
 def test_cells_wait_for_their_resources(address: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -94,6 +95,15 @@ def test_the_base_model_is_one_cell_for_all_that_only_training_feels() -> None:
     assert len(names(base={"rank": 0}, grid={"seed": [0, 1]})) == 1
     # Left-out settings cannot be in each other's way: a constant rate refuses a warm-up.
     assert len(names(base={"warmup_steps": 2}, grid={"rank": [0, 4], "schedule": ["linear", "cosine"]})) == 1 + 2
+    assert len(names(grid={"rank": [0, 4], "init": ["default", "fisher"]})) == 1 + 2, "no adapter is started at rank 0"
+
+
+def test_every_setting_of_a_run_is_an_axis() -> None:
+    """Whatever `RunSpec` learns can be swept over, from YAML's types."""
+    for item in dataclasses.fields(RunSpec):
+        value = json.loads(json.dumps(getattr(RunSpec(), item.name)))
+        (cell,) = SweepSpec(grid={item.name: [value]}).expand()
+        assert cell.spec == RunSpec()
 
 
 def test_names_are_readable() -> None:

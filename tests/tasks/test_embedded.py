@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lorascope.core.errors import InputError, MissingDependencyError, ModelError
 from lorascope.tasks import embedded, encode_task, evaluate_task, load_task
@@ -74,6 +76,25 @@ def test_a_local_folder_loads_in_evaluation_mode(make_model, tokenizer, tmp_path
     assert not model.training
     assert model.dtype == torch.bfloat16
     assert loaded.encode("to the") == tokenizer.encode("to the")
+
+
+def test_weights_that_would_be_random_are_refused(make_model, tokenizer, tmp_path, capfd):
+    make_model("llama").save_pretrained(tmp_path / "whole")
+    tokenizer.save_pretrained(tmp_path / "whole")
+    for name in ("model.norm.weight", "lm_head.weight"):
+        folder = tmp_path / name
+        shutil.copytree(tmp_path / "whole", folder)
+        weights = load_file(folder / "model.safetensors")
+        weights.pop(name)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ModelError, match=f"lacks 1 of its weights, such as '{name}'"):
+            load_model_and_tokenizer(folder)
+    config = json.loads((folder / "config.json").read_text())
+    for change in ({"intermediate_size": 999}, {"vocab_size": 1, "pad_token_id": 5}):
+        (folder / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(ModelError, match="cannot load the model"):
+            load_model_and_tokenizer(folder)
+    assert "LOAD REPORT" not in capfd.readouterr().err
 
 
 def test_what_cannot_be_loaded_is_one_line(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lorascope.core.errors import DataError, InputError
 from lorascope.tasks import encode_task, evaluate_task, load_task
 from lorascope.tasks.encode import encode_choices
-from lorascope.tasks.lengths import prompt_lengths, with_length
+from lorascope.tasks.lengths import length_bins, prompt_lengths, with_length
 from lorascope.tasks.prompts import build_requests
 
 from .conftest import QUESTIONS
@@ -106,3 +106,29 @@ def test_nothing_left_and_no_range_are_one_line(
     for low, high in ((0, 5), (6, 5)):
         with pytest.raises(InputError, match=f"length {low}-{high} is no range"):
             with_length(task, tokenizer, low, high)
+
+
+def test_bins_hold_about_as_many_rows_each(write_rows: Callable[..., Path], tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = [{"question": "x" * (1 + n // 2), "choices": ["a", "b"], "answer": 0} for n in range(24)]
+    task = load_task(write_rows(train=rows, test=rows[::2]))
+    bins = length_bins(task, tokenizer)
+    assert len(bins) == 3
+    assert all(low <= high for low, high in bins)
+    assert [bins[0][1] + 1, bins[1][1] + 1] == [bins[1][0], bins[2][0]], "no gap, no overlap"
+    kept = [with_length(task, tokenizer, *ends)[1].kept for ends in bins]
+    assert [found["train"] for found in kept] == [8, 8, 8]
+    assert all(found["test"] == 4 for found in kept)
+    lengths = prompt_lengths(task, tokenizer, "train")
+    assert (bins[0][0], bins[-1][1]) == (min(lengths), max(lengths))
+    with pytest.raises(InputError, match="count 1 must be at least 2"):
+        length_bins(task, tokenizer, 1)
+
+
+def test_no_bins_where_prompts_are_all_as_long(
+    write_rows: Callable[..., Path], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    rows = [{"question": f"{n}?", "choices": ["a", "b"], "answer": 0} for n in range(5)]
+    assert length_bins(load_task(write_rows(train=rows, test=rows)), tokenizer) == []
+    longer = [{"question": "much longer?", "choices": ["a", "b"], "answer": 0}]
+    task = load_task(write_rows(train=[*rows, *longer], test=rows))
+    assert length_bins(task, tokenizer) == [], "a bin without a test row is none, and one bin is the whole task"

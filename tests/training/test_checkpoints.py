@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import zipfile
 from pathlib import Path
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from lorascope.core.errors import OutputError
 from lorascope.training.checkpoints import checkpoint_fault, find_resume, safetensors_fault
+from lorascope.training.writing import explain_save_errors
 
 
 def make(folder: Path, step: int) -> Path:
@@ -87,3 +90,16 @@ def test_broken_ones_can_be_deleted(tmp_path: Path) -> None:
 
 def test_whole_file_has_no_fault(tmp_path: Path) -> None:
     assert safetensors_fault(make(tmp_path, 1) / "adapter_model.safetensors") is None
+
+
+def test_each_way_to_say_that_the_disk_is_full_is_understood(tmp_path: Path) -> None:
+    said = (
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),
+        RuntimeError("basic_ios::clear: iostream error"),
+    )
+    for error in said:
+        with pytest.raises(OutputError, match="disk full"), explain_save_errors(tmp_path):
+            raise error
+    with pytest.raises(RuntimeError, match="reader"), explain_save_errors(tmp_path):
+        raise RuntimeError("PytorchStreamReader failed reading zip archive: a reader")

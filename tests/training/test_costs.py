@@ -23,6 +23,8 @@ KEYS = {
     "seconds_measuring",
     "seconds_evaluating",
     "seconds_total",
+    "cpu_seconds_training",
+    "threads",
     "train_steps",
     "train_tokens_seen",
     "peak_memory_bytes",
@@ -36,6 +38,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
         monkeypatch.setattr("lorascope.training.costs.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("lorascope.training.costs.time.process_time", lambda: 1.5 * self.now)
 
 
 def test_seconds_add_up_over_stages_and_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,6 +62,8 @@ def test_seconds_add_up_over_stages_and_calls(tmp_path: Path, monkeypatch: pytes
     found = second.to_dict()
     assert (found["seconds_training"], found["seconds_measuring"], found["seconds_evaluating"]) == (14, 2, 0)
     assert found["seconds_total"] == 15 + 8
+    assert found["cpu_seconds_training"] == 1.5 * 14
+    assert found["threads"] == torch.get_num_threads()
     assert (found["train_steps"], found["train_tokens_seen"]) == (2, 50)
     assert set(found) == KEYS
 
@@ -88,6 +93,7 @@ def test_a_run_says_what_it_cost(spec: RunSpec, data: Path, tmp_path: Path) -> N
     assert all(seconds > 0 for seconds in stages)
     assert costs["seconds_total"] > sum(stages)
     assert costs["train_steps"] == 6
+    assert 0 < costs["cpu_seconds_training"] <= 1.1 * costs["threads"] * costs["seconds_training"] + 0.1
     # 24 rows in batches of 8, six steps: every row is seen twice
     rows = encode_task(load_task(str(data)), make_tokenizer(), "train")
     assert costs["train_tokens_seen"] == 2 * rows.counts["tokens"]

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from lorascope.adapters import components
-from lorascope.core.errors import AdapterError, ModelError
+from lorascope.core.errors import AdapterError, InputError, ModelError
 from lorascope.training import RunSpec, attach_lora
 from lorascope.training.lora import adapted
 
@@ -89,6 +89,17 @@ def test_experts_with_dropout_or_dora_are_refused_before_anything_changes() -> N
 
 def test_named_layers_only(model: LlamaForCausalLM) -> None:
     assert projections(model, RunSpec(rank=2, target_modules=("q_proj",))) == {"self_attn.q_proj"}
+
+
+def test_a_name_of_no_layer_is_refused_even_beside_others(model: LlamaForCausalLM) -> None:
+    names = [name for name, _ in model.named_modules()]
+    with pytest.raises(InputError, match=r"'v_prjo': did you mean 'v_proj'\?"):
+        attach_lora(model, RunSpec(rank=2, target_modules=("q_proj", "v_prjo")))
+    assert [name for name, _ in model.named_modules()] == names
+    assert projections(model, RunSpec(rank=2, target_modules=("q_proj", "layers.1.mlp.up_proj"))) == {
+        "self_attn.q_proj",
+        "mlp.up_proj",
+    }
 
 
 def test_update_is_zero_at_first_and_decided_by_the_seed(model: LlamaForCausalLM) -> None:

@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 from peft import AutoPeftModelForCausalLM, PeftModel
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lorascope.core.errors import AdapterError, InputError, OutputError
+from lorascope.core.errors import AdapterError, InputError, ModelError, OutputError
 from lorascope.measuring import measure
 from lorascope.results import RunRecord
 from lorascope.tasks import evaluate_task, load_task
@@ -223,6 +223,14 @@ def test_rank_over_the_layer_names_layer_and_sizes(spec: RunSpec, tmp_path: Path
 def test_unknown_layers_are_named(spec: RunSpec, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=r"target_modules .*'nothing'"):
         run(dataclasses.replace(spec, target_modules=("nothing",)), tmp_path / "r", progress=False)
+
+
+def test_a_tokenizer_of_another_model_is_refused_before_training(
+    spec: RunSpec, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    small = LlamaForCausalLM(LlamaConfig(**{**make_model().config.to_dict(), "vocab_size": 90, "pad_token_id": None}))
+    with pytest.raises(ModelError, match=r"token \d+ and model '.*' knows only 90"):
+        run(spec, tmp_path / "r", model=small, tokenizer=tokenizer, progress=False)
 
 
 def test_model_without_tokenizer_is_refused(spec: RunSpec, tmp_path: Path, model: LlamaForCausalLM) -> None:

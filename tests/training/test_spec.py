@@ -80,6 +80,8 @@ def test_bad_values_are_refused_in_one_line(values: dict[str, object], words: li
 def test_unknown_names_and_types_are_refused_by_name() -> None:
     with pytest.raises(InputError, match=r"unknown key in sweep\.yaml 'rnak': did you mean 'rank'"):
         RunSpec.from_mapping({"rnak": 4}, source="sweep.yaml")
+    with pytest.raises(InputError, match=r"'metrics'.*got 'miub_js'.: give a list"):
+        RunSpec.from_mapping({"metrics": "miub_js"})
     with pytest.raises(InputError, match=r"'rank'.*got 'four'"):
         RunSpec.from_mapping({"rank": "four"})
     for length in (["1", True], [1.5, 100], [1], [1, 2, 3], "1-100"):

@@ -17,6 +17,7 @@ from lorascope.adapters.fold import fold_adapter
 from lorascope.adapters.load import (
     adapter_record,
     attach_adapter,
+    quantization_config_of,
     quantization_of,
     read_adapter_config,
     read_adapter_record,
@@ -52,6 +53,7 @@ __all__ = [
     "load_shared",
     "low_rank_factors",
     "other_trained_modules",
+    "quantization_config_of",
     "quantization_of",
     "read_adapter_config",
     "read_adapter_record",

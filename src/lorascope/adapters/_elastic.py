@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -80,29 +79,35 @@ def _load_by_name(factor: nn.Module, state: dict[str, Any], prefix: str, *rest: 
 
 
 class _KeepingDropout(nn.Dropout):
-    """Dropout that remembers what came in, for the connection, which drops nothing."""
+    """Dropout that remembers what it dropped, for the connection, which drops nothing."""
 
-    kept: Tensor | None = None
+    last: tuple[Tensor, Tensor] | None = None
 
     def forward(self, input: Tensor) -> Tensor:
-        self.kept = input if self.training else None
-        return super().forward(input)
+        passed = super().forward(input)
+        self.last = (input, passed) if self.training else None
+        return passed
 
 
 class _PassDropped:
-    """Forward hook of the factor A: adds what the connection lost to dropout."""
+    """Forward hook of the factor A: adds what the connection lost to dropout.
+
+    DoRA also calls A with another input, to see its weight: only what came out of the dropout is made good.
+    """
 
     def __init__(self, dropout: _KeepingDropout) -> None:
         self.dropout = dropout
 
     def __call__(self, factor: nn.Module, given: tuple[Tensor, ...], result: Tensor) -> Tensor | None:
-        kept, self.dropout.kept = self.dropout.kept, None
-        if kept is None:
+        last = self.dropout.last
+        if last is None or given[0] is not last[1]:
             return None
-        beta: Tensor = factor.parametrizations.weight[0].beta  # type: ignore[union-attr, index, assignment]
-        rows, columns = result.shape[-1], kept.shape[-1]
+        self.dropout.last = None
+        untyped: Any = factor
+        beta: Tensor = untyped.parametrizations.weight[0].beta
+        rows, columns = result.shape[-1], given[0].shape[-1]
         groups = math.gcd(rows, columns)
-        lost = (kept - given[0]).unflatten(-1, (groups, columns // groups)).mean(dim=-1)
+        lost = (last[0] - last[1]).reshape(*last[0].shape[:-1], groups, columns // groups).mean(dim=-1)
         passed: Tensor = result + beta.reshape(()) * lost.repeat_interleave(rows // groups, dim=-1)
         return passed
 
@@ -157,8 +162,7 @@ def plain(config: Any) -> Any:
 
 
 @functools.cache
-def _elastic(kind: Hashable) -> type:
-    assert isinstance(kind, type)
+def _elastic(kind: Any) -> type:
     return kind if issubclass(kind, _Elastic) else type(f"Elastic{kind.__name__}", (_Elastic, kind), {})
 
 
@@ -171,6 +175,7 @@ def elastic_layer(target: nn.Module, adapter_name: str, config: Any, **kwargs: A
     inner = plain(config)
     inner._custom_modules = {k: v for k, v in (config._custom_modules or {}).items() if v is not elastic_layer} or None
     layer: nn.Module = LoraModel._create_new_module(inner, adapter_name, target, **kwargs)
-    layer.__class__ = _elastic(type(layer))
+    kind: Any = type(layer)
+    layer.__class__ = _elastic(kind)
     connect(layer, adapter_name, source=config.elastic_source, target=config.elastic_target)
     return layer

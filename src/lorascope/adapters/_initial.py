@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from transformers.pytorch_utils import Conv1D
 
 from lorascope.adapters._peft import Component
@@ -47,9 +48,18 @@ def set_base_weight(component: Component, weight: Tensor) -> None:
 
 
 def factor_parameters(component: Component, adapter: str) -> tuple[nn.Parameter, nn.Parameter, float]:
-    """The trainable factors A (r, d_in) and B (d_out, r) of one adapter, and its scaling."""
+    """The trainable factors A (r, d_in) and B (d_out, r) of one adapter, and its scaling.
+
+    Of an elastic adapter they come without their connections, whose strengths are zero at the start.
+    """
     layer: Any = component.module
-    return layer.lora_A[adapter].weight, layer.lora_B[adapter].weight, float(layer.scaling[adapter])
+    first, second = (_trained(factors[adapter]) for factors in (layer.lora_A, layer.lora_B))
+    return first, second, float(layer.scaling[adapter])
+
+
+def _trained(factor: Any) -> nn.Parameter:
+    parameter: nn.Parameter = factor.parametrizations.weight.original if is_parametrized(factor) else factor.weight
+    return parameter
 
 
 def write_factors(component: Component, adapter: str, a: Tensor, b: Tensor | None) -> None:

@@ -38,7 +38,9 @@ def fingerprint(model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> str:
     """Short hash of a base model's weights, the same with and without an adapter on it.
 
     Names, shapes and 16 evenly spaced values of every frozen parameter are hashed as bfloat16, so that a full copy in
-    float32 and one in bfloat16 agree, and other weights of the same architecture do not.
+    float32 and one in bfloat16 agree, and other weights of the same architecture do not. Weights in quantised codes are
+    left out: bitsandbytes reorders them in use, and what was rounded elsewhere may differ in one. So of a quantised model
+    the fingerprint tells which dense model it was made from, by its embeddings and norms.
 
     Args:
         model: A base model, or one with LoRA layers on it.
@@ -51,6 +53,8 @@ def fingerprint(model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> str:
     digest = hashlib.sha256()
     parameters = {}
     for name, parameter in model.named_parameters():
+        if not parameter.is_floating_point() or getattr(parameter, "quant_state", None) is not None:
+            continue
         if "lora_" in name or ".modules_to_save." in name or "trainable_tokens_" in name:
             continue
         clean = _PREFIX.sub("", name).replace(".base_layer.", ".").replace(".original_module.", ".")

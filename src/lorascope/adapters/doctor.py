@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from lorascope.adapters._initial import factor_parameters, write_factors
 from lorascope.adapters._peft import adapters_disabled, components
 from lorascope.adapters.checks import fingerprints
-from lorascope.adapters.load import CONFIG_FILE, WEIGHTS_FILE, read_adapter_record
+from lorascope.adapters.elastic import ELASTIC_TYPE
+from lorascope.adapters.fold import fold_weights
+from lorascope.adapters.load import CONFIG_FILE, WEIGHTS_FILE, quantization_of, read_adapter_record
 from lorascope.core.environment import SEVERITIES, Finding
 from lorascope.core.errors import AdapterError, DataError
 from lorascope.core.files import read_json
@@ -57,14 +59,14 @@ def examine_adapter(
     folder = Path(adapter)
     config = _config(folder)
     kind = str(config.get("peft_type"))
-    if kind != "LORA":
+    if kind not in ("LORA", ELASTIC_TYPE):
         return [Finding("kind", "note", f"a {kind} adapter: only LoRA adapters are examined")]
     if not (folder / WEIGHTS_FILE).is_file():
         pickled = (folder / "adapter_model.bin").is_file()
         evidence = "the weights are a pickle (adapter_model.bin)" if pickled else f"no {WEIGHTS_FILE}"
         return [Finding("file", "error", evidence, "load it where you trust it and save it again with save_pretrained")]
     try:
-        tensors = load_file(str(folder / WEIGHTS_FILE))
+        tensors = fold_weights(load_file(str(folder / WEIGHTS_FILE)))
     except (SafetensorError, OSError) as error:
         return [Finding("file", "error", f"{WEIGHTS_FILE} is cut short or damaged ({error})", "copy or save it again")]
     findings = _numbers(tensors)
@@ -76,6 +78,15 @@ def examine_adapter(
     if not any(finding.severity == "error" for finding in findings if finding.check in ("numbers", "shapes")):
         findings += _trained(factors, _initial_factors(initial), fresh)
         findings += _rank_used(config, factors)
+    if kind == ELASTIC_TYPE:
+        findings.append(
+            Finding(
+                "kind",
+                "note",
+                "an elastic adapter, examined as the ordinary one that it folds into; PEFT alone refuses it",
+                "lorascope fold makes it ordinary",
+            )
+        )
     findings += _base(folder, config, factors, base)
     if saved := config.get("modules_to_save"):
         findings.append(Finding("whole modules", "note", f"trained whole beside LoRA: {', '.join(saved)}"))
@@ -330,7 +341,14 @@ def _base(folder: Path, config: Mapping[str, Any], factors: Factors, base: nn.Mo
         if sides and plain and isinstance(weight, Tensor) and set(weight.shape) != sides:
             evidence = f"layer '{name}' is {tuple(weight.shape)} here, and the adapter is for {sorted(sides)}"
             return [Finding("base", "error", evidence, f"take the model it was trained on: '{named}'")]
-    if known and getattr(getattr(base, "config", None), "quantization_config", None) is None:
+    there, now = record.get("quantization"), quantization_of(base)
+    if known and there != now:
+        evidence = (
+            f"trained on {there or 'weights that were not quantised'}, and this is "
+            f"{now or 'a model that is not quantised'}: it corrects errors of another base"
+        )
+        return [Finding("base", "warning", evidence, "quantise the base in the same way")]
+    if known:
         here = fingerprints(base)
         if any(known.get(kind, value) != value for kind, value in here.items()):
             evidence = "the weights of this model have another fingerprint than those it was trained on"

@@ -9,6 +9,7 @@ from peft import LoraConfig
 from torch import nn
 
 from lorascope.adapters._elastic import Pooling, elastic_layer
+from lorascope.adapters._icq_lora import support_quantised
 from lorascope.core.errors import AdapterError
 
 # Not a kind that PEFT knows, on purpose: PEFT alone must refuse such an adapter, not read it as plain LoRA.
@@ -28,8 +29,8 @@ class ElasticLoraConfig(LoraConfig):  # type: ignore[misc]
     layer, zero at first, so that a new adapter changes nothing. Dropout acts on the path through A only. Both maps are
     linear, so the adapter is an ordinary LoRA of the same rank with A + beta1 P and B + beta2 R: `fold_adapter`.
 
-    All options of `peft.LoraConfig` go with it on dense layers, rsLoRA and DoRA included; embeddings, convolutions and fused
-    experts have no two matrices to connect and are refused.
+    All options of `peft.LoraConfig` go with it on dense layers, rsLoRA and DoRA included; layers of bitsandbytes and ICQ
+    work too. Embeddings, convolutions and fused experts have no two matrices to connect and are refused.
 
     Saved with `save_pretrained` as usual. PEFT alone refuses to load it (its kind is not one of PEFT's); load it with
     `lorascope.attach_adapter`, or fold it first.
@@ -63,7 +64,8 @@ class ElasticLoraConfig(LoraConfig):  # type: ignore[misc]
                     f"an elastic connection needs layers, not parameters ({', '.join(self.target_parameters)}): "
                     "leave out target_parameters"
                 )
-            self._register_custom_module({nn.Module: elastic_layer})
+            self._register_custom_module({nn.Module: elastic_layer})  # the first that fits is taken: before that of ICQ
+            support_quantised(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as it is saved."""

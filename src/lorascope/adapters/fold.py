@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCardData
 from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -14,9 +15,17 @@ from torch import Tensor
 
 from lorascope.adapters._elastic import BETA, add_pooling
 from lorascope.adapters.elastic import ElasticLoraConfig
-from lorascope.adapters.load import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, read_adapter_config
+from lorascope.adapters.load import (
+    CONFIG_FILE,
+    RECORD_FILE,
+    WEIGHTS_FILE,
+    read_adapter_config,
+    read_adapter_record,
+)
 from lorascope.core.errors import AdapterError
 from lorascope.core.files import atomic_write_text, explain_write_errors, require_empty_dir
+
+CARD_FILE = "README.md"
 
 
 def fold_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -69,7 +78,10 @@ def fold_adapter(adapter: str | Path, out: str | Path) -> Path:
     source, target = Path(adapter), Path(out)
     config = read_adapter_config(source)
     if not isinstance(config, ElasticLoraConfig):
-        raise AdapterError(f"'{adapter}' is an ordinary LoRA adapter already: there is nothing to fold")
+        raise AdapterError(
+            f"'{adapter}' is an ordinary LoRA adapter already (residual ones are converted when they are saved): there is "
+            "nothing to fold"
+        )
     require_empty_dir(target, remedy="choose another --out, or empty it")
     state = {}
     with safe_open(str(source / WEIGHTS_FILE), framework="pt") as file:
@@ -85,6 +97,7 @@ def fold_adapter(adapter: str | Path, out: str | Path) -> Path:
             {"format": "pt"},
         )
         atomic_write_text(work / CONFIG_FILE, json.dumps(ordinary(config), indent=2, sort_keys=True) + "\n")
+        atomic_write_text(work / CARD_FILE, _card(config, read_adapter_record(source)))
         if (source / RECORD_FILE).is_file():
             shutil.copy(source / RECORD_FILE, work / RECORD_FILE)
         target.mkdir(parents=True, exist_ok=True)
@@ -99,3 +112,28 @@ def ordinary(config: ElasticLoraConfig) -> dict[str, Any]:
     values.pop("peft_type")
     plain = LoraConfig(**values).to_dict()
     return {key: sorted(value) if isinstance(value, set) else value for key, value in plain.items()}
+
+
+def _card(config: ElasticLoraConfig, record: dict[str, Any]) -> str:
+    """The model card of the folded adapter."""
+    base = config.base_model_name_or_path or "the base model"
+    data = ModelCardData(
+        library_name="peft",
+        base_model=config.base_model_name_or_path or None,
+        tags=["lora", "lorascope", "transformers"],
+    )
+    lines = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# LoRA adapter for {base}",
+        f"An ordinary {'DoRA' if config.use_dora else 'LoRA'} adapter of rank {config.r}, folded by lorascope from an "
+        "elastic one (IR-QLoRA, arXiv 2402.05445): its connections are linear, so they are a part of the two factors now, "
+        "and the model is the same up to rounding. It loads with plain PEFT:",
+        "```python\nfrom peft import PeftModel\n\n"
+        'model = PeftModel.from_pretrained(base_model, "PATH_OF_THIS_FOLDER")\n```',
+    ]
+    if record.get("quantization"):
+        lines.append(
+            f"It was trained on a base quantised as {record['quantization']}, whose errors it may correct: on other weights "
+            "of the same model it works, and its numbers will differ a little."
+        )
+    return "\n\n".join(lines) + "\n"

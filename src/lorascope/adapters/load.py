@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import warnings
 from collections.abc import Mapping
@@ -134,10 +135,15 @@ def attach_adapter(
     """
     config = read_adapter_config(adapter)
     given = getattr(model.config, "_name_or_path", "") or type(model).__name__
-    wrong = (
-        f"adapter '{adapter}' does not fit base model '{given}' "
-        f"(it was trained on '{config.base_model_name_or_path}'): pass that one with --model"
-    )
+    named = config.base_model_name_or_path
+    wrong = f"adapter '{adapter}' does not fit base model '{given}'"
+    if given == named:
+        wrong += (
+            ", which it names as its own: one of them was changed or not saved completely; take the adapter's files "
+            "from one save"
+        )
+    else:
+        wrong += f" (it was trained on {named!r}): pass that one with --model"
     started = str(getattr(config, "init_lora_weights", True)).lower()
     if started.startswith(("pissa", "olora", "corda", "lora_ga")):
         warnings.warn(
@@ -198,12 +204,31 @@ def quantization_of(model: nn.Module) -> str | None:
     if config is None:
         return None
     values = config if isinstance(config, dict) else config.to_dict()
-    method = str(values.get("quant_method"))
+    method = values.get("quant_method")
+    method = str(getattr(method, "value", method))
     if method == "icq":
-        return (
-            f"ICQ {values['codebook']}{values['bits']} ({values['objective']}, n {values['n']}, lambda {values['lam']})"
-        )
+        codes = f"{values['codebook']}{values['bits']}"
+        block = f"block {values['block_size']}"
+        if values["objective"] == "none":
+            return f"{codes} without a search ({block})"
+        return f"ICQ {codes} ({values['objective']}, n {values['n']}, lambda {values['lam']}, {block})"
     return f"{method} {values.get('bnb_4bit_quant_type', '')}".strip()
+
+
+def quantization_config_of(model: nn.Module) -> dict[str, Any] | None:
+    """The configuration that a model was quantised with, as JSON has it; None if it was not.
+
+    Example:
+        >>> quantization_config_of(nn.Linear(2, 2)) is None
+        True
+    """
+    config = getattr(getattr(model, "config", None), "quantization_config", None)
+    if config is None:
+        return None
+    values: dict[str, Any] = json.loads(
+        json.dumps(config if isinstance(config, dict) else config.to_dict(), default=str)
+    )
+    return values
 
 
 def read_adapter_record(adapter: str | Path) -> dict[str, Any]:
@@ -226,4 +251,5 @@ def read_adapter_record(adapter: str | Path) -> dict[str, Any]:
 
 def adapter_record(base: nn.Module, **facts: Any) -> dict[str, Any]:
     """What lorascope writes beside an adapter it trained: the base model's fingerprints and further facts."""
-    return {"schema_version": 1, "quantization": quantization_of(base), **fingerprints(base), **facts}
+    how = {"quantization": quantization_of(base), "quantization_config": quantization_config_of(base)}
+    return {"schema_version": 1, **how, **fingerprints(base), **facts}

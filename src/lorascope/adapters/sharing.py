@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from lorascope.adapters._peft import lora_layers
 from lorascope.core.errors import InputError, ModelError, OutputError
 from lorascope.core.files import read_json
 from lorascope.core.seeds import preserved_random_state
+from lorascope.quantization import IcqLinear
 
 CONFIG_KEY = "lorascope_layer_sharing"
 """Entry of a model's configuration that says how its layers share."""
@@ -58,12 +60,20 @@ class SharedLayers:
 def count_parameters(model: nn.Module) -> int:
     """Number of distinct parameters: one that several modules use counts once, and buffers do not count.
 
+    Of a quantised layer the weights count that its codes stand for.
+
     Example:
         >>> layer = nn.Linear(3, 2)
         >>> count_parameters(nn.Sequential(layer, layer))
         8
     """
-    return sum(parameter.numel() for parameter in model.parameters())
+    packed = {id(m.weight): m.in_features * m.out_features for m in model.modules() if isinstance(m, IcqLinear)}
+    return sum(packed.get(id(parameter)) or _weights(parameter) for parameter in model.parameters())
+
+
+def _weights(parameter: nn.Parameter) -> int:
+    state = getattr(parameter, "quant_state", None)  # of bitsandbytes, which packs two codes in a byte
+    return parameter.numel() if state is None else math.prod(state.shape)
 
 
 def share_layers(model: PreTrainedModel, group: int) -> SharedLayers:

@@ -86,8 +86,8 @@ class BridgePlan:
         cells = [("reference", reference)]
         cells += [
             (f"n{size}-s{seed}", {"train_limit": size, "max_steps": self.steps, "seed": seed})
+            for seed in self.seeds  # whole curves first: a bridge that is stopped shows all sizes
             for size in self.sizes
-            for seed in self.seeds
         ]
         return [(name, RunSpec.from_mapping({**base, **values})) for name, values in cells]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel
 
 from lorascope.adapters import attach_adapter
 from lorascope.bridge.plan import BridgePlan
-from lorascope.core.errors import InputError, OutputError
+from lorascope.core.errors import DataError, InputError, OutputError
 from lorascope.core.files import read_json, write_json
 from lorascope.measuring import load_model_and_tokenizer
 from lorascope.tasks import evaluate_task, load_task
@@ -23,16 +24,23 @@ FROZEN = "frozen"
 
 
 def claim_folder(plan: BridgePlan, folder: Path) -> None:
-    """Write the plan into its folder, or check that the folder is of this plan.
+    """Write the plan into its folder, or check that the folder's runs are of this plan.
+
+    A plan may ask for other sizes and seeds than the folder's: runs that both have are kept, the others are made.
 
     Raises:
-        OutputError: The folder holds the runs of another plan.
+        OutputError: The folder holds runs that cannot be compared with this plan's.
     """
     path = folder / PLAN_FILE
-    if path.is_file() and read_json(path) != plan.to_dict():
-        raise OutputError(f"'{folder}' holds the runs of another plan (see {PLAN_FILE}): choose another --out")
-    if not path.is_file():
-        write_json(path, plan.to_dict())
+    if path.is_file():
+        there = BridgePlan.from_dict(read_json(path), source=str(path)).to_dict()
+        asked = plan.to_dict()
+        for name in asked.keys() - {"sizes", "seeds"}:
+            if there[name] != asked[name]:
+                raise OutputError(
+                    f"'{folder}' holds runs with {name} {there[name]}, not {asked[name]}: choose another --out"
+                )
+    write_json(path, plan.to_dict())
 
 
 def run_plan(plan: BridgePlan, folder: str | Path, *, progress: bool = True) -> None:
@@ -69,27 +77,36 @@ def run_plan(plan: BridgePlan, folder: str | Path, *, progress: bool = True) -> 
         if (place / "scores" / f"{name}.json").is_file():
             continue
         run(spec, place / "runs" / name, model=model, tokenizer=tokenizer, progress=progress)
-        for adapted in adapted_models(model, place / "runs" / name / "adapter"):
-            keep(name, adapted)
+        with adapted(model, adapter_folder(place, name)) as scored:
+            keep(name, scored)
 
 
-def adapted_models(model: PreTrainedModel, adapter: Path) -> Iterator[nn.Module]:
-    """The model with a saved adapter on it, once; the model is as it was afterwards."""
-    adapted = attach_adapter(model, adapter)
+def adapter_folder(folder: Path, name: str) -> Path:
+    """Where the adapter of a run is."""
+    return folder / "runs" / name / "adapter"
+
+
+@contextlib.contextmanager
+def adapted(model: PreTrainedModel, adapter: Path) -> Iterator[nn.Module]:
+    """The model with a saved adapter on it; it is as it was afterwards."""
+    changed = attach_adapter(model, adapter)
     try:
-        yield adapted
+        yield changed
     finally:
-        adapted.unload()
+        changed.unload()
 
 
 def load_scores(folder: Path, name: str) -> dict[str, Any]:
     """What `run_plan` wrote about a run or the frozen model.
 
     Raises:
-        DataError: It is not there.
+        DataError: It is not there, or is something else.
     """
-    found: dict[str, Any] = read_json(folder / "scores" / f"{name}.json")
+    path = folder / "scores" / f"{name}.json"
+    found = read_json(path)
+    if not isinstance(found, dict) or not {"metrics", "errors", "rows"} <= found.keys():
+        raise DataError(f"'{path}' holds no scores of the bridge: delete it and run the same command again")
     return found
 
 
-__all__ = ["FROZEN", "adapted_models", "claim_folder", "load_scores", "run_plan"]
+__all__ = ["FROZEN", "adapted", "adapter_folder", "claim_folder", "load_scores", "run_plan"]

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import functools
+import logging
 import sys
 import warnings
-from collections.abc import Callable
 from typing import cast
 
 import typer
 
+from lorascope.cli._stop import stoppable
 from lorascope.cli.claims import claims_command
 from lorascope.cli.compare_inits import compare_inits_command
 from lorascope.cli.doctor import doctor_command
 from lorascope.cli.fit import fit_command
+from lorascope.cli.fold import fold_command
 from lorascope.cli.init import init_command
 from lorascope.cli.measure import measure_command
 from lorascope.cli.plan import plan_command
 from lorascope.cli.quantize import quantize_command
+from lorascope.cli.quantize_study import COMMANDS as STUDY_COMMANDS
 from lorascope.cli.quickstart import quickstart_command
 from lorascope.cli.report import report_command
 from lorascope.cli.reproduce import reproduce_command
 from lorascope.cli.select import select_command
 from lorascope.cli.sweep import sweep_command
-from lorascope.cli.train import train_command
+from lorascope.cli.theory import theory_app
+from lorascope.cli.train import TrainCommand, train_command
 from lorascope.core.errors import LorascopeError
 
 app = typer.Typer(
@@ -38,34 +41,29 @@ app = typer.Typer(
 )
 
 
-def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that ends with exit code 130 and one line when the user presses Ctrl-C."""
+app.command("quickstart")(stoppable(quickstart_command))
+app.command("train", cls=TrainCommand)(stoppable(train_command))
+app.command("init")(stoppable(init_command))
+app.command("measure")(stoppable(measure_command))
+app.command("quantize")(stoppable(quantize_command))
+app.command("fold")(stoppable(fold_command))
+app.command("select")(stoppable(select_command))
+app.command("sweep")(stoppable(sweep_command))
+app.command("fit")(stoppable(fit_command))
+app.command("plan")(stoppable(plan_command))
+app.command("compare-inits")(stoppable(compare_inits_command))
+app.command("claims")(stoppable(claims_command))
+app.command("reproduce")(stoppable(reproduce_command))
+app.command("doctor")(stoppable(doctor_command))
+app.add_typer(theory_app, name="theory")
+app.command("report")(stoppable(report_command))
 
-    @functools.wraps(command)
-    def wrapped(*args: object, **options: object) -> None:
-        try:
-            command(*args, **options)
-        except KeyboardInterrupt:
-            typer.secho("\nlorascope: stopped; run the same command again to go on from here", err=True, fg="yellow")
-            raise typer.Exit(130) from None
-
-    return wrapped
-
-
-app.command("quickstart")(_stoppable(quickstart_command))
-app.command("train")(_stoppable(train_command))
-app.command("init")(_stoppable(init_command))
-app.command("measure")(_stoppable(measure_command))
-app.command("quantize")(_stoppable(quantize_command))
-app.command("select")(_stoppable(select_command))
-app.command("sweep")(_stoppable(sweep_command))
-app.command("fit")(_stoppable(fit_command))
-app.command("plan")(_stoppable(plan_command))
-app.command("compare-inits")(_stoppable(compare_inits_command))
-app.command("claims")(_stoppable(claims_command))
-app.command("reproduce")(_stoppable(reproduce_command))
-app.command("doctor")(_stoppable(doctor_command))
-app.command("report")(_stoppable(report_command))
+study = typer.Typer(
+    no_args_is_help=True, help="Quantisation studied on your own model: settings, ceiling, median start, resources."
+)
+for _name, _command in STUDY_COMMANDS.items():
+    study.command(_name)(stoppable(_command))
+app.add_typer(study, name="quantize-study")
 
 
 def _version(show: bool | None) -> None:
@@ -92,6 +90,7 @@ def main() -> None:
     """Run the command line: user errors end in one line and exit code 2, Ctrl-C in one line and 130."""
     # Libraries warn each other of renamed attributes; a user can do nothing about that.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on each import it names a kernel that it does without
     try:
         sys.exit(app(standalone_mode=False))
     except LorascopeError as error:

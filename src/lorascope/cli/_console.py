@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,6 +12,10 @@ from rich.table import Table
 
 from lorascope.core.metrics import METRICS
 from lorascope.results import AdapterMeasurement, RunRecord
+from lorascope.scaling.settings import as_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def number(value: float | None) -> str:
@@ -23,6 +28,24 @@ def number(value: float | None) -> str:
         return f"{value:,.0f}"
     digits = max(0, 3 - math.floor(math.log10(abs(value))))
     return f"{value:.{min(digits, 3)}f}" if abs(value) >= 0.01 else f"{value:.2e}"
+
+
+def keep_where(table: pd.DataFrame, where: Sequence[str]) -> pd.DataFrame:
+    """The rows that have every value of ``--where column=value``; a refusal names what there is."""
+    from lorascope.core.errors import InputError
+
+    for item in where:
+        name, sign, value = item.partition("=")
+        if not sign:
+            raise InputError(f"--where '{item}': write column=value")
+        if name not in table:
+            raise InputError(f"--where '{item}': the table has no column '{name}' (it has {', '.join(table.columns)})")
+        rows = table[table[name].map(as_text) == value]
+        if not len(rows):
+            known = ", ".join(sorted({as_text(item) for item in table[name]})[:8])
+            raise InputError(f"--where '{item}': no row has that value; there is {known}")
+        table = rows
+    return table
 
 
 def metric_names(records: Iterable[AdapterMeasurement]) -> list[str]:

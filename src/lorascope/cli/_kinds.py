@@ -33,6 +33,7 @@ class Request:
     dtype: str
     seed: int
     progress: bool
+    quantize: str | None = None
 
     @property
     def lengths(self) -> dict[str, Any]:
@@ -81,8 +82,14 @@ def language_model(request: Request) -> Prepared:
         seed=request.seed,
     )
     split = request.split or ("all" if "all" in task.splits else "test")
-    share = read_adapter_record(request.adapter).get("share")
-    base, tokenizer = load_model_and_tokenizer(request.base, dtype=request.dtype, device=device(), share=share)
+    known = read_adapter_record(request.adapter)
+    base, tokenizer = load_model_and_tokenizer(
+        request.base,
+        dtype=request.dtype,
+        device=device(),
+        share=known.get("share"),
+        quantize=_quantize(request, known.get("quantization_config")),
+    )
     model = attach_adapter(base, request.adapter, any_base=request.any_base)
     common: dict[str, Any] = {"split": split, **request.lengths}
     scoring = {**common, "limit": request.score_limit, "seed": request.seed, "progress": request.progress}
@@ -94,6 +101,18 @@ def language_model(request: Request) -> Prepared:
         {**common, "tokenizer": tokenizer, "limit": request.limit},
         dict(task.sources),
     )
+
+
+def _quantize(request: Request, recorded: Any) -> Any:
+    """How to quantise the base: as asked, or as the adapter was trained, unless it is quantised already."""
+    from lorascope.measuring.quantized import is_quantised_model
+    from lorascope.tasks.embedded import resolve_model
+
+    if request.quantize == "none":
+        return None
+    if request.quantize is not None:
+        return request.quantize
+    return recorded if recorded and not is_quantised_model(resolve_model(request.base)) else None
 
 
 def classifier(request: Request, kind: str, trained: Sequence[str]) -> Prepared:

@@ -31,6 +31,9 @@ def fit_command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     level: Annotated[float, typer.Option(help="Confidence level of the intervals.")] = 0.95,
     group: Annotated[str | None, typer.Option(help="Column of runs to draw together, such as seed.")] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="Keep rows with this value, e.g. prompt=main. May be given again.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for fit.json and fit.html.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the fits as JSON and nothing else.")] = False,
 ) -> None:
@@ -40,6 +43,7 @@ def fit_command(
     from rich.console import Console
     from rich.markup import escape
 
+    from lorascope.cli._console import keep_where
     from lorascope.core.errors import InputError, unknown_name
     from lorascope.core.files import write_json
     from lorascope.scaling import LAWS, compare_laws, fit_scaling_law, read_table
@@ -47,7 +51,7 @@ def fit_command(
 
     if law not in ("best", *LAWS):
         raise unknown_name("law", law, ("best", *LAWS))
-    table = read_table(source)
+    table = keep_where(read_table(source), where or [])
     every = metric.strip() == "all"
     names = (
         measured(table) if every else list(dict.fromkeys(name.strip() for name in metric.split(",") if name.strip()))
@@ -76,6 +80,7 @@ def fit_command(
         "kind": "scaling_fits",
         "schema_version": SCHEMA_VERSION,
         "source": str(source),
+        "where": list(where or []),
         "fits": {name: fit.to_dict() for name, fit in fits.items()},
         "comparisons": {name: found.to_dict() for name, found in comparisons.items()},
         "left_out": left_out,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -58,7 +58,7 @@ def init_command(
             f"--init {mode}"
         )
     given = {"model": model, "task": task, "rank": rank, "alpha": alpha, "data_dir": data_dir, "prompt": prompt}
-    names = target_modules.split(",") if "," in target_modules else target_modules
+    names = [n.strip() for n in target_modules.split(",") if n.strip()] if "," in target_modules else target_modules
     given |= {"target_modules": names, "seed": seed, "max_length": max_length, "overlong": overlong, "init_rows": rows}
     spec = RunSpec.from_mapping({k: v for k, v in given.items() if v is not None}, source="command line")
     parameters = _parameters(budget)
@@ -123,7 +123,7 @@ def _start(
     encoded = encode_task(loaded, tokenizer, "train", max_length=spec.max_length, overlong=spec.overlong)
     rows = sample_rows(encoded.features, spec)
     collate = PaddingCollator(pad_token_id(tokenizer, spec.pad_token))
-    loader = DataLoader(rows, batch_size=batch_size, collate_fn=collate)
+    loader: DataLoader[Any] = DataLoader(cast(Any, rows), batch_size=batch_size, collate_fn=collate)
     adapted = attach_lora(base, spec)
     result = initialize_lora_fisher(
         adapted,

@@ -51,6 +51,12 @@ def measure_command(
     pad_token: Annotated[str | None, typer.Option(help="Pad token where the tokenizer has none; eos works.")] = None,
     joint_dim: Annotated[int, typer.Option(min=2, help="Wider layers are lumped to this many groups.")] = 1024,
     any_base: Annotated[bool, typer.Option(help="Measure on a base the adapter was not trained on.")] = False,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            help="Quantise the base: a name as in lorascope train, or none. \\[default: as the adapter was trained]"
+        ),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="Type of the weights: float32, bfloat16 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Seed of samples and projections.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for result.json and report.html.")] = None,
@@ -66,7 +72,7 @@ def measure_command(
     from lorascope.core.files import require_empty_dir
     from lorascope.core.metrics import resolve_groups
 
-    names = None if metrics is None else [name for name in metrics.split(",") if name]
+    names = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
     resolve_groups(DEFAULT_METRICS if names is None else names)
     if out is not None:
         require_empty_dir(out, remedy="choose another --out, or empty it")
@@ -98,6 +104,7 @@ def measure_command(
         dtype=dtype,
         seed=seed,
         progress=progress,
+        quantize=quantize,
     )
 
     from lorascope.measuring import measure

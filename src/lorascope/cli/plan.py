@@ -49,6 +49,7 @@ def plan_command(
     """
     import json
 
+    from lorascope.cli._console import keep_where
     from lorascope.core.errors import OutputError
 
     if report is not None and report.suffix.lower() not in (".html", ".htm"):
@@ -60,7 +61,7 @@ def plan_command(
         from lorascope.scaling.plan import recommend
         from lorascope.scaling.table import read_table
 
-        table = _kept(read_table(results), where or [])
+        table = keep_where(read_table(results), where or [])
         plan = recommend(
             table,
             metric=metric,
@@ -125,23 +126,6 @@ def _guess(path: Path, target: float | None, budget: str | None) -> Any:
     if isinstance(values, dict) and values.get("kind") == "initialization":
         return guess_from_curvature(values)
     return first_guess(AdapterMeasurement.load(path))
-
-
-def _kept(table: pd.DataFrame, where: list[str]) -> pd.DataFrame:
-    from lorascope.core.errors import InputError
-
-    for item in where:
-        name, sign, value = item.partition("=")
-        if not sign:
-            raise InputError(f"--where '{item}': write column=value")
-        if name not in table:
-            raise InputError(f"--where '{item}': the table has no column '{name}' (it has {', '.join(table.columns)})")
-        rows = table[table[name].astype(str) == value]
-        if not len(rows):
-            known = ", ".join(sorted({str(item) for item in table[name].dropna()})[:8])
-            raise InputError(f"--where '{item}': no row has that value; there is {known}")
-        table = rows
-    return table
 
 
 def _candidates(values: Mapping[str, Any], table: pd.DataFrame, source: str) -> dict[str, list[Any]]:

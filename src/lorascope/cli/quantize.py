@@ -48,7 +48,6 @@ def quantize_command(
     import json
 
     from lorascope.core.errors import ModelError, unknown_name
-    from lorascope.core.files import require_empty_dir
 
     if method not in ("icq", "plain"):
         raise unknown_name("method", method, ("icq", "plain"))
@@ -75,10 +74,11 @@ def quantize_command(
         group_size=group_size,
         modules_to_not_convert=None if skip is None else [name.strip() for name in skip.split(",") if name.strip()],
     )
-    require_empty_dir(out, remedy="choose another --out, or empty it")
     source = resolve_model(model)
     if is_shared_folder(source):
-        raise ModelError(f"'{model}' has layers that share weights: quantise the model before sharing is not supported")
+        raise ModelError(
+            f"'{model}' has layers that share weights, which a quantised folder cannot keep: quantise the plain model"
+        )
     with quiet_transformers(reports=True):
         report = quantize_model(
             source, out, config, dtype=dtype, compare=compare and method == "icq", progress=progress and not as_json

@@ -21,6 +21,7 @@ def report_command(
     """Write one self-contained HTML page about one or several results; needs no network and no torch."""
     from lorascope.core.errors import DataError, OutputError
     from lorascope.report import write_report
+    from lorascope.report.write import DEFAULT_TITLE
     from lorascope.results import AdapterMeasurement, RunStore
 
     records: list[AdapterMeasurement] = []
@@ -38,5 +39,5 @@ def report_command(
     out = out or first / "report.html"
     if out.exists() and out.suffix.lower() not in (".html", ".htm"):
         raise OutputError(f"--out '{out}' exists and is no HTML file: choose another name")
-    target = write_report(records, out, **({"title": title} if title else {}))
+    target = write_report(records, out, title=title or DEFAULT_TITLE)
     typer.echo(f"report: {target}")

@@ -9,8 +9,8 @@ import typer
 
 _REDUCED = (
     "Reduced form: {model} on {task}, ranks 4, 16 and 64 in place of 32, 128 and 512, 20 training steps of 16 rows, "
-    "100 questions scored and 32 rows measured, {seeds} seeds along ranks, training sizes and shared layers and one for "
-    "prompts. The paper's length bins are left out. Orderings can be compared with the paper's, values cannot."
+    "100 questions scored and 32 rows measured, {seeds} along ranks, training sizes and shared layers and one seed for "
+    "prompts and lengths. {lengths} Orderings can be compared with the paper's, values cannot."
 )
 _FULL = (
     "Full form: ranks 32, 128 and 512, shared layers in groups of 8, 4 and 2, prompts 1 to 3, length bins of 100 tokens, "
@@ -37,6 +37,10 @@ def reproduce_command(
         typer.Option("--full", help="The paper's whole grid: days on a GPU for a model of billions of parameters."),
     ] = False,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds. \\[default: 2; in full form 3]")] = None,
+    first_seed: Annotated[
+        int,
+        typer.Option(min=0, help="The first seed; runs of other seeds can be joined with earlier ones."),
+    ] = 0,
     executor: Annotated[str, typer.Option(help="Where cells run: local, ray or slurm.")] = "local",
     workers: Annotated[int | None, typer.Option(min=1, help="Cells at a time.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells and run nothing.")] = False,
@@ -66,14 +70,27 @@ def reproduce_command(
     models = model or ["smollm2"]
     if full:
         tasks, count = task or list(TASKS), seeds or 3
-        sweep = full_sweep(models, tasks, seeds=count, data=folders)
+        sweep = full_sweep(models, tasks, seeds=count, first_seed=first_seed, data=folders)
         label = _FULL.format(seeds=count, tasks=", ".join(tasks), models=", ".join(models))
     else:
         tasks, count = task or ["towns"], seeds or 2
         if len(models) > 1 or len(tasks) > 1:
             raise InputError("the reduced form takes one --model and one --task: add --full for several")
-        sweep = reduced_sweep(models[0], tasks[0], seeds=count, data_dir=folders.get(tasks[0]))
-        label = _REDUCED.format(model=models[0], task=tasks[0], seeds=count)
+        bins = _length_bins(models[0], tasks[0], folders.get(tasks[0]))
+        sweep = reduced_sweep(
+            models[0],
+            tasks[0],
+            seeds=count,
+            first_seed=first_seed,
+            lengths=bins,
+            data_dir=folders.get(tasks[0]),
+        )
+        label = _REDUCED.format(
+            model=models[0],
+            task=tasks[0],
+            seeds=f"{count} seed{'s' if count > 1 else ''} ({first_seed} to {first_seed + count - 1})",
+            lengths=_lengths_said(bins),
+        )
     unknown = [name for name in folders if name not in tasks]
     if unknown:
         raise InputError(f"--data names task '{unknown[0]}', which is not run: add --task {unknown[0]}")
@@ -103,6 +120,20 @@ def reproduce_command(
             f"lorascope: {len(outcome.failed)} cells failed; run the same command to try again", err=True, fg="red"
         )
         raise typer.Exit(1)
+
+
+def _length_bins(model: str, task: str, data_dir: str | None) -> list[tuple[int, int]]:
+    from lorascope.tasks import length_bins, load_task
+    from lorascope.tasks.embedded import load_tokenizer
+
+    return length_bins(load_task(task, data_dir=data_dir), load_tokenizer(model))
+
+
+def _lengths_said(bins: list[tuple[int, int]]) -> str:
+    if not bins:
+        return "The paper's length bins are left out, since the prompts are all about as long."
+    ends = ", ".join(f"{low} to {high}" for low, high in bins)
+    return f"Length bins are {ends} tokens in place of 1 to 100, 101 to 200, 201 to 300."
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -6,6 +6,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+_ELASTIC = "--elastic"
+
+
+class TrainCommand(TyperCommand):
+    """``--elastic`` may stand without a word behind it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put in the word that is left out."""
+        for index in [i for i, arg in enumerate(args) if arg == _ELASTIC][::-1]:
+            if index + 1 == len(args) or args[index + 1].startswith("-"):
+                args.insert(index + 1, "both")
+        return super().parse_args(ctx, args)
 
 
 def train_command(
@@ -29,13 +43,28 @@ def train_command(
         str | None,
         typer.Option(
             help="Start: default, gaussian, orthogonal, pissa, olora, eva, corda, lora-ga, or by Fisher statistics: fisher, "
-            "activation, gradient, natural_gradient, random, fisher_select, fisher_whitened. \\[default: default]"
+            "activation, gradient, natural_gradient, random, fisher_select, fisher_whitened; loftq on a quantised base. "
+            "\\[default: default]"
         ),
     ] = None,
     init_rows: Annotated[
         int | None, typer.Option(help="Training rows that decide such a start. \\[default: 128]")
     ] = None,
     dora: Annotated[bool | None, typer.Option("--dora/--no-dora", help="Train magnitudes beside the update.")] = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            help="Quantise the frozen base: icq-nf4 (-nf3, -nf2, -int4 ...), plain-nf4 (no search), nf4 (bitsandbytes) or "
+            "loftq. \\[default: dense]"
+        ),
+    ] = None,
+    elastic: Annotated[
+        str | None,
+        typer.Option(help="Elastic connections: both (also if no word follows), u1 or u2.", metavar="[both|u1|u2]"),
+    ] = None,
+    beta_learning_rate: Annotated[
+        float | None, typer.Option(help="Learning rate of their strengths. \\[default: that of the rest]")
+    ] = None,
     share: Annotated[
         int | None, typer.Option(help="Share weights in the second half of the layers, in groups of 8, 4, 2 or 1.")
     ] = None,
@@ -86,6 +115,9 @@ def train_command(
         "use_dora": dora,
         "init": init,
         "init_rows": init_rows,
+        "quantize": quantize,
+        "elastic": elastic,
+        "beta_learning_rate": beta_learning_rate,
         "share": share,
         "length": _range(length),
         "learning_rate": lr,
@@ -103,7 +135,7 @@ def train_command(
         "train_limit": train_limit,
         "eval_limit": eval_limit,
         "measure_limit": measure_limit,
-        "metrics": metrics.split(",") if metrics else None,
+        "metrics": [name.strip() for name in metrics.split(",") if name.strip()] if metrics else None,
         "text_task": text_task,
         "text_limit": text_limit,
         "report_to": report_to,
@@ -125,13 +157,27 @@ def train_command(
     console.print(totals(record, title=f"{spec.model} on {spec.task}, rank {spec.rank}"))
     if (table := largest(record)) is not None:
         console.print(table)
+    if (facts := record.settings.get("quantization")) is not None:
+        console.print(_base_line(facts), highlight=False, markup=False, soft_wrap=True)
     say_warnings(console, [record])
     for label, path in (("adapter", out / "adapter"), ("report", report)):
         console.print(f"{label}: {path}", soft_wrap=True, highlight=False, markup=False)
 
 
+def _base_line(facts: dict[str, Any]) -> str:
+    """What the quantised base stores, in one line."""
+    parts = [f"base: {facts['method']}"]
+    if "bits_per_weight" in facts:
+        parts.append(f"{facts['bits_per_weight']:.3f} bits a weight")
+    if "code_entropy_bits" in facts:
+        parts.append(f"entropy of the codes {facts['code_entropy_bits']:.3f} bits")
+    if "seconds" in facts:
+        parts.append(f"quantised in {facts['seconds']:.1f} s")
+    return ", ".join(parts)
+
+
 def _names(text: str | None) -> str | list[str] | None:
-    return text.split(",") if text and "," in text else text
+    return [name.strip() for name in text.split(",") if name.strip()] if text and "," in text else text
 
 
 def _range(text: str | None) -> list[int] | None:

@@ -44,7 +44,8 @@ def from_mapping(kind: type[T], values: Mapping[str, Any], *, source: str = "con
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "value"
         given = f" (got {first['input']!r})" if first["type"] != "missing" else ""
-        raise InputError(f"{source}: '{place}': {first['msg']}{given}") from error
+        remedy = ": give a list, such as [first, second]" if first["type"] in ("tuple_type", "list_type") else ""
+        raise InputError(f"{source}: '{place}': {first['msg']}{given}{remedy}") from error
 
 
 _readers: dict[Any, tuple[Any, dict[str, Any]]] = {}

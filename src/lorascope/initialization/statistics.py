@@ -259,8 +259,8 @@ class _Job:
             notes.append(f"the data ended after {batches + unlabelled:.0f} batches of {self.max_batches} asked for")
         if self.sizes and max(self.sizes) > self.sizes[0]:
             notes.append(
-                f"a batch is {max(self.sizes) / self.sizes[0]:.1f} times as large as the first, "
-                "by which memory was planned: put the largest first to keep within max_memory"
+                f"a batch is {max(self.sizes) / self.sizes[0]:.1f} times as large as the first, which memory was planned "
+                "by: put the largest first to keep within max_memory"
             )
         counts = {"samples": int(samples), "tokens": int(tokens), "terms": int(terms), "batches": int(batches)}
         counts |= {"passes": len(chunks), "predicted_bytes": max(chunk.bytes for chunk in chunks)}

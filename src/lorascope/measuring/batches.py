@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 from transformers import PreTrainedTokenizerBase
@@ -49,7 +50,7 @@ def make_batches(
         InputError: There is no data, or it is of a form that is not known, or the tokenizer is missing.
     """
     for name, value in (("batch_size", batch_size), ("limit", limit)):
-        if value is not None and (not isinstance(value, int) or value < 1):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise InputError(f"{name}={value!r}: give a whole number of at least 1")
     if isinstance(data, DataLoader):
         return _plain_loader(data), {}
@@ -154,6 +155,11 @@ def _feature_batches(
     if "pixel_values" in features[0]:
         return _collated(features, default_collate, batch_size)
     sequences = [feature["input_ids"] for feature in features]
+    if np.ndim(sequences[0]) != 1:
+        raise InputError(
+            f"input_ids of a row have {np.ndim(sequences[0])} dimensions: give each row its own list of numbers, or a batch "
+            "as tensors of shape (rows, tokens)"
+        )
     if tokenizer is None and len({len(sequence) for sequence in sequences}) > 1:
         raise InputError("features of different lengths need a tokenizer to pad them: pass tokenizer=...")
     pad_id = pad_token_id(tokenizer, pad_token) if tokenizer is not None else 0

@@ -40,6 +40,11 @@ class Losses:
         if not isinstance(labels, Tensor) or labels.is_floating_point():
             return
         if logits.dim() == 3 and labels.dim() == 2:
+            if labels.shape != logits.shape[:2]:
+                raise InputError(
+                    f"labels have shape {tuple(labels.shape)} and the model predicts {tuple(logits.shape[:2])}: give one "
+                    "label for each token"
+                )
             if not self._causal:
                 # Shifted inside for next-token models; others predict each label at its own place.
                 labels = nn.functional.pad(labels, (1, 0), value=-100)
@@ -53,10 +58,15 @@ class Losses:
             self._sums[0] += nats
             self._sums[1] += n
         elif logits.dim() == 2 and labels.dim() == 1:
-            wide = logits.double()
+            known = labels != -100
+            labels, wide = labels[known], logits[known].double()
+            strange = labels[(labels < 0) | (labels >= wide.shape[1])]
+            if len(strange):
+                raise InputError(f"label {int(strange[0])} is none of the {wide.shape[1]} classes, which count from 0")
             self._sums[0] += nn.functional.cross_entropy(wide, labels, reduction="sum")
             right = (wide.argmax(-1) == labels).sum()
-            self._sums[1:] += torch.stack([torch.as_tensor(len(labels)), right, torch.as_tensor(len(labels))]).to(wide)
+            count = torch.as_tensor(len(labels), device=right.device)
+            self._sums[1:] += torch.stack([count, right, count]).to(wide)
 
     def tensors(self) -> Iterator[Tensor]:
         """The tensors whose sum over processes is the state of all of them together."""

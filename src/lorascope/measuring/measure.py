@@ -108,6 +108,8 @@ def measure(
         arXiv 2501.03152 (Eq. 9, Theorem 3); arXiv 2401.17139 (matrix entropy).
     """
     groups = resolve_groups(metrics)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model of type {type(model).__name__}: give the PEFT model itself, loaded")
     if isinstance(model, nn.DataParallel):
         raise InputError("model is wrapped in DataParallel: give model.module")
     context, config = _context(model), getattr(model, "config", None)
@@ -133,10 +135,12 @@ def measure(
     with active_adapter(model, adapter), evaluation_mode(model):
         pads = PadTokens.of(config, tokenizer)
         states, losses, seen = _run(model, batches, options, variant, tokens, device, progress, pads)
-        samples, token_count, padding = seen
+        samples, token_count, padding, beyond = seen
         notes: list[str] = []
         records = [state.record(samples, notes) for state in states]
         notes = _warnings(model, states, records, counts, padding) + notes
+        if beyond:
+            notes.append(f"{beyond} samples are longer than the model's context of {context} tokens")
         base = getattr(model, "get_base_model", lambda: model)()
         provenance = collect(
             seed=seed,
@@ -180,8 +184,8 @@ def _check_choices(
     if not (noise > 0 and math.isfinite(noise)):
         raise InputError(f"noise={noise}: give a share of the variance above 0, such as 0.01")
     for name, size in (("joint_dim", joint_dim), ("moment_dim", moment_dim)):
-        if size < 2:
-            raise InputError(f"{name}={size}: give at least 2")
+        if not isinstance(size, int) or size < 2:
+            raise InputError(f"{name}={size}: give a whole number of at least 2")
 
 
 def _context(model: nn.Module) -> int | None:
@@ -199,8 +203,12 @@ def _run(
     device: torch.device,
     progress: bool,
     pads: PadTokens,
-) -> tuple[list[LayerState], Losses, tuple[int, int, int]]:
-    """Pass the data through the model; returns merged states, losses, and samples, tokens and padding among those."""
+) -> tuple[list[LayerState], Losses, tuple[int, int, int, int]]:
+    """Pass the data through the model.
+
+    Returns:
+        Merged states, losses, and how many samples, tokens, padding among those, and samples beyond the context.
+    """
     group = processes()
     rank, world = (group.process_index, group.num_processes) if group is not None else (0, 1)
     states: dict[str, LayerState] = {}
@@ -210,7 +218,8 @@ def _run(
         states[component.name].update(frozen, adapted, selection)
 
     losses = Losses(model, device)
-    seen = torch.zeros(3, dtype=torch.float64, device=device)
+    context = _context(model)
+    seen = torch.zeros(4, dtype=torch.float64, device=device)
     with Capture(model, consume, variant) as capture:
         states.update({c.name: LayerState(c, options, device) for c in capture.components})
         total = operator.length_hint(batches) or None
@@ -228,13 +237,16 @@ def _run(
             except IndexError as error:
                 raise InputError(
                     f"the model cannot take batch {number + 1} ({error}): a token id is outside its vocabulary, or a row is "
-                    f"longer than its context of {_context(model)}"
+                    f"longer than its context of {context}"
                 ) from error
             if any(group in options.groups for group in ("ce", "ppl", "accuracy")):
                 losses.update(outputs, inputs)
             seen[:2] += torch.tensor([selection.samples, sum(selection.sizes)], dtype=torch.float64, device=device)
             if (padding := pads.count(inputs, selection)) is not None:
                 seen[2] += padding
+            if context is not None and selection.length > context:
+                mask = inputs.get("attention_mask")
+                seen[3] += selection.samples if mask is None else (mask.sum(1) > context).sum()
     if world > 1:
         for state in states.values():
             state.ensure(state.component.d_out)
@@ -246,7 +258,7 @@ def _run(
         raise InputError("no data: the loader gave no batch")
     found = list(states.values())
     token_count = int(seen[1]) or int(found[0].rows)
-    return found, losses, (int(seen[0]), token_count, int(seen[2]))
+    return found, losses, (int(seen[0]), token_count, int(seen[2]), int(seen[3]))
 
 
 def _totals(records: list[dict[str, Any]]) -> dict[str, float]:

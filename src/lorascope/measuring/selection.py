@@ -87,11 +87,19 @@ def select_tokens(batch: Mapping[str, Any], tokens: str) -> Selection:
         if first is None:
             raise InputError(f"a batch has no tensors (keys: {', '.join(map(str, batch)) or 'none'})")
         return Selection(first.shape[0], 0, None, ())
+    if ids.dim() != 2 + ("input_ids" not in batch) or ("input_ids" in batch and ids.is_floating_point()):
+        raise InputError(
+            f"input_ids of shape {tuple(ids.shape)} and type {ids.dtype}: give whole numbers of shape (rows, tokens)"
+        )
     mask = batch.get("attention_mask")
     real = torch.ones(ids.shape[:2], dtype=torch.bool, device=ids.device) if mask is None else mask.bool()
     if real.dim() != 2:
         raise InputError(
             f"attention_mask has {real.dim()} dimensions: padding can only be told from a (batch, length) one"
+        )
+    if real.shape != ids.shape[:2]:
+        raise InputError(
+            f"attention_mask has shape {tuple(real.shape)} and input_ids {tuple(ids.shape[:2])}: give equal shapes"
         )
     if tokens in ("prompt", "completion"):
         labels = batch.get("labels")

@@ -1,4 +1,4 @@
-"""The candidates of every block: shifts and scales, each as it would be stored."""
+"""The candidates of every block: shifts as they would be stored, and the scales that go with them."""
 
 from __future__ import annotations
 
@@ -53,13 +53,9 @@ class Grid:
         self._scale = torch.zeros_like(self._shift)
         if group_size is not None:
             ends = self._factors[[0, self._factors.numel() // 2, -1]]
-            shift, scale = self._exact(slice(None), ends)
+            shift, _ = self._exact(slice(None), ends)
             self._shift_groups = group_unit(shift.abs().amax(dim=1), group_size, signed=True)
             self._shift_unit = per_block(self._shift_groups, blocks, group_size).unsqueeze(1)
-            # Rounding moves a shift by up to half a unit, and the scale with it.
-            largest = scale.amax(dim=1) + (0 if search == "none" else 0.5 * self._shift_unit[:, 0])
-            self._scale_groups = group_unit(largest, group_size, signed=False)
-            self._scale_unit = per_block(self._scale_groups, blocks, group_size).unsqueeze(1)
 
     def _exact(self, rows: slice, factors: Tensor) -> tuple[Tensor, Tensor]:
         low, median, high = self._low[rows], self._median[rows], self._high[rows]
@@ -76,8 +72,9 @@ class Grid:
     def candidates(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
         """Shift, scale and whether it counts, each of (blocks, candidates), for blocks ``start`` to ``stop``.
 
-        Shifts rise with the candidate. Candidates whose shifts are stored alike are given once, where all shifts that can be
-        stored in the window are fewer than the candidates.
+        Shifts are as they would be stored, and rise with the candidate where shifts are searched; scales are exact for them.
+        Candidates whose shifts are stored alike are given once, where all shifts that can be stored in the window are fewer
+        than the candidates.
         """
         rows = slice(start, stop)
         shift, scale = self._exact(rows, self._factors)
@@ -86,20 +83,16 @@ class Grid:
             return shift, scale, valid
         unit = self._shift_unit[rows]
         codes = (shift / unit).round().clamp(-SIGNED, SIGNED)
+        if self._search == "scale":
+            return codes * unit, scale, valid
         if self._search == "shift":
             first, last = codes[:, :1], codes[:, -1:]
             span = int((last - first).max()) + 1
             if span < self.width:
                 codes = first + torch.arange(span, device=codes.device)
                 valid = codes <= last
-            shift = codes * unit
-            scale = torch.maximum(self._high[rows] - shift, shift - self._low[rows])
-        else:
-            shift = codes * unit
-        return shift, self._scale_codes(rows, scale) * self._scale_unit[rows], valid
-
-    def _scale_codes(self, rows: slice, scale: Tensor) -> Tensor:
-        return (scale / self._scale_unit[rows]).round().clamp(0, UNSIGNED)
+        shift = codes * unit
+        return shift, torch.maximum(self._high[rows] - shift, shift - self._low[rows]), valid
 
     def choose(self, start: int, shift: Float[Tensor, " some"], scale: Float[Tensor, " some"]) -> None:
         """Remember what was chosen for the blocks from ``start`` on."""
@@ -117,5 +110,7 @@ class Grid:
         """The chosen scales, as they are kept."""
         if self._group_size is None:
             return Stored(self._scale, None, 0, False)
-        codes = (self._scale / self._scale_unit[:, 0]).round()
-        return Stored(codes.to(torch.uint8), self._scale_groups, self._group_size, False)
+        groups = group_unit(self._scale, self._group_size, signed=False)
+        unit = per_block(groups, self._scale.numel(), self._group_size)
+        codes = (self._scale / unit).round().clamp(0, UNSIGNED)
+        return Stored(codes.to(torch.uint8), groups, self._group_size, False)

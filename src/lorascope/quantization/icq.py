@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -12,14 +13,15 @@ from tqdm.auto import tqdm
 
 from lorascope.core.errors import InputError, unknown_name
 from lorascope.quantization.codebooks import borders, codebook
+from lorascope.quantization.events import best_shift
 from lorascope.quantization.grid import Grid
 from lorascope.quantization.packing import look_up, pack
-from lorascope.quantization.search import OBJECTIVES, best_candidate, code_borders
+from lorascope.quantization.search import OBJECTIVES, Candidates, best_listed, code_borders
 from lorascope.quantization.storage import Stored
 
 SEARCHES = ("shift", "scale")
-# Entries of the largest tensor of a search; bounds its memory to a few hundred megabytes.
-_ENTRIES = 2**23
+# Entries of the largest tensors of a search: about what a processor's cache holds; a GPU wants more at a time.
+_ENTRIES = {"cpu": 2**16, "cuda": 2**23}
 # Sums of weights beyond this would overflow in float32.
 _LARGEST = 1e37
 
@@ -166,42 +168,74 @@ def quantize_icq(
         IR-QLoRA, arXiv 2402.05445, section 3.2 and appendix. The window in units of the block's largest magnitude is that of
         the paper's code; in the units of the weights, as printed, it would span several standard deviations.
     """
-    _check(weight, block_size, n, lam, objective, search, codebook_kind, group_size)
+    check_options(
+        bits=bits,
+        block_size=block_size,
+        n=n,
+        lam=lam,
+        objective=objective,
+        codebook_kind=codebook_kind,
+        search=search,
+        double_quant=double_quant,
+        group_size=group_size,
+    )
+    _check_weight(weight)
     values = codebook(codebook_kind, bits).to(weight.device)
     middles = borders(values)
     flat = weight.detach().flatten().float()
     whole = flat.numel() - flat.numel() % block_size
     pieces = [rows for rows in (flat[:whole].view(-1, block_size), flat[whole:].view(1, -1)) if rows.numel()]
     grid = Grid(
-        torch.cat([_extent(rows) for rows in pieces]),
+        torch.cat([extent(rows) for rows in pieces]),
         n=n,
         lam=lam,
         levels=values.numel(),
         search="none" if objective == "none" else search,
         group_size=group_size if double_quant else None,
     )
-    codes, entropies = torch.empty(flat.numel(), dtype=torch.uint8, device=flat.device), []
-    at, step = 0, max(_ENTRIES // (grid.width * middles.numel()), 1)
-    with tqdm(total=flat.numel(), desc="quantise", unit="w", unit_scale=True, disable=not progress, leave=False) as bar:
-        for piece in pieces:
-            for rows in torch.split(piece, step):
-                shift, scale, valid = grid.candidates(at, at + rows.shape[0])
-                if shift.shape[1] > 1:
-                    ordered = rows.sort(dim=1).values
-                    best = best_candidate(ordered, shift, scale, valid, values, middles, objective).unsqueeze(1)
-                    shift, scale = shift.gather(1, best), scale.gather(1, best)
-                grid.choose(at, shift[:, 0], scale[:, 0])
-                found = torch.searchsorted(code_borders(shift[:, 0], scale[:, 0], middles), rows.contiguous())
-                start = at * block_size
-                codes[start : start + rows.numel()] = found.flatten().to(torch.uint8)
-                entropies.append(code_entropy_bits(found, values.numel()))
-                at += rows.shape[0]
-                bar.update(rows.numel())
+    codes = torch.empty(flat.numel(), dtype=torch.uint8, device=flat.device)
+    entropies = torch.empty(-(-flat.numel() // block_size), dtype=torch.float64, device=flat.device)
+
+    def quantize(at: int, rows: Tensor) -> int:
+        shift, scale, valid = grid.candidates(at, at + rows.shape[0])
+        order = None
+        if shift.shape[1] > 1:
+            ordered, order = rows.sort(dim=1)
+            candidates = Candidates(ordered, shift, scale, valid, values, middles)
+            best = (best_shift if search == "shift" else best_listed)(candidates, objective).unsqueeze(1)
+            shift, scale, rows = shift.gather(1, best), scale.gather(1, best), ordered
+        grid.choose(at, shift[:, 0], scale[:, 0])
+        if objective == "none":  # to the last bit what bitsandbytes does
+            found = torch.bucketize(rows * torch.where(scale > 0, 1 / scale, 0.0), middles)
+        else:
+            found = torch.searchsorted(code_borders(shift[:, 0], scale[:, 0], middles), rows.contiguous())
+        entropies[at : at + rows.shape[0]] = code_entropy_bits(found, values.numel())
+        place = codes[at * block_size : at * block_size + rows.numel()].view(rows.shape)
+        if order is None:
+            place.copy_(found)
+        else:
+            place.scatter_(1, order, found.to(torch.uint8))
+        return rows.numel()
+
+    step = max(_ENTRIES.get(flat.device.type, 2**20) // max(grid.width, block_size), 1)
+    parts, at = [], 0
+    for piece in pieces:
+        for rows in torch.split(piece, step):
+            parts.append((at, rows))
+            at += rows.shape[0]
+    # Parts fit a core's cache and are too small for torch to split: one thread a core takes one part after the other.
+    workers = min(torch.get_num_threads(), len(parts)) if flat.device.type == "cpu" else 1
+    with (
+        tqdm(total=flat.numel(), desc="quantise", unit="w", unit_scale=True, disable=not progress, leave=False) as bar,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        for done in pool.map(lambda part: quantize(*part), parts) if workers > 1 else (quantize(*p) for p in parts):
+            bar.update(done)
     return IcqTensor(
         codes=codes.view(weight.shape),
         shift=None if objective == "none" else grid.stored_shift(),
         scale=grid.stored_scale(),
-        block_entropy_bits=torch.cat(entropies),
+        block_entropy_bits=entropies,
         bits=bits,
         block_size=block_size,
         codebook=codebook_kind,
@@ -217,21 +251,57 @@ def code_entropy_bits(codes: Int[Tensor, "blocks size"], levels: int) -> Float[T
         tensor([1., 0.], dtype=torch.float64)
     """
     counts = torch.zeros(codes.shape[0], levels, dtype=torch.float64, device=codes.device)
-    counts.scatter_add_(1, codes, torch.ones_like(codes, dtype=torch.float64))
+    counts.scatter_add_(1, codes, counts.new_ones(1).expand_as(codes))
     share = counts / codes.shape[1]
     entropy: Tensor = torch.special.entr(share).sum(dim=1)
     return entropy / math.log(2)
 
 
-def _extent(rows: Float[Tensor, "blocks size"]) -> Float[Tensor, "blocks 3"]:
+def extent(rows: Float[Tensor, "blocks size"]) -> Float[Tensor, "blocks 3"]:
     """Lowest, lower median and highest weight of each block."""
     low, high = rows.aminmax(dim=1)
     return torch.stack([low, rows.median(dim=1).values, high], dim=1)
 
 
-def _check(
-    weight: Tensor, block_size: int, n: int, lam: float, objective: str, search: str, kind: str, group_size: int
+def check_options(
+    *,
+    bits: int,
+    block_size: int,
+    n: int,
+    lam: float,
+    objective: str,
+    codebook_kind: str,
+    search: str,
+    double_quant: bool,
+    group_size: int,
 ) -> None:
+    """Refuse options of `quantize_icq` that are out of range.
+
+    Raises:
+        InputError: One is; the message names it.
+
+    Example:
+        >>> check_options(bits=4, block_size=64, n=100, lam=0.1, objective="mse", codebook_kind="nf", search="shift",
+        ...               double_quant=True, group_size=256)
+    """
+    codebook(codebook_kind, bits)
+    for name, value, least in (("block_size", block_size, 2), ("n", n, 0), ("group_size", group_size, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{name} {value} must be a whole number of at least {least}")
+    if isinstance(lam, bool) or not isinstance(lam, int | float) or not (math.isfinite(lam) and lam > 0):
+        raise InputError(f"lam {lam} must be a number above 0")
+    if not isinstance(double_quant, bool):
+        raise InputError(f"double_quant {double_quant} must be True or False")
+    for kind, given, known in (("objective", objective, OBJECTIVES), ("search", search, SEARCHES)):
+        if given not in known:
+            raise unknown_name(kind, str(given), known)
+    if search == "scale" and codebook_kind != "int":
+        raise InputError(
+            f"search 'scale' has a meaning for integers only, not for code book '{codebook_kind}': use search 'shift'"
+        )
+
+
+def _check_weight(weight: Tensor) -> None:
     if not weight.is_floating_point():
         raise InputError(
             f"weight has type {str(weight.dtype).removeprefix('torch.')}: only floating point can be quantised"
@@ -245,16 +315,3 @@ def _check(
         )
     if (largest := float(weight.abs().max())) > _LARGEST:
         raise InputError(f"weight holds {largest:.3g}: magnitudes above {_LARGEST:.0e} cannot be quantised")
-    for name, value, least in (("block_size", block_size, 2), ("n", n, 0), ("group_size", group_size, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name} {value} must be a whole number of at least {least}")
-    if not (math.isfinite(lam) and lam > 0):
-        raise InputError(f"lam {lam} must be a number above 0")
-    if objective not in OBJECTIVES:
-        raise unknown_name("objective", objective, OBJECTIVES)
-    if search not in SEARCHES:
-        raise unknown_name("search", search, SEARCHES)
-    if search == "scale" and kind != "int":
-        raise InputError(
-            f"search 'scale' has a meaning for integers only, not for code book '{kind}': use search 'shift'"
-        )

@@ -179,8 +179,23 @@ class IcqLinear(nn.Module):
             name: The layer, for the message.
 
         Raises:
-            ModelError: A float of a scale or a shift is not finite, or not above 0 where it must be.
+            ModelError: A tensor has another size or type than it must, or a float of a scale or a shift is not finite, or
+                not above 0 where it must be.
         """
+        blocks = -(-self.in_features * self.out_features // self.block_size)
+        sizes = {"weight": (packed_size(self.in_features * self.out_features, self.bits), torch.uint8)}
+        for kind in ("scale", "shift") if self.shifted else ("scale",):
+            sizes[f"weight_{kind}"] = (blocks, torch.uint8 if self.double_quant else torch.int32)
+            if self.double_quant:
+                sizes[f"weight_{kind}_groups"] = (-(-blocks // self.group_size), torch.int32)
+        for key, (size, dtype) in sizes.items():
+            tensor: Tensor = getattr(self, key)
+            if tensor.shape != (size,) or tensor.dtype != dtype:
+                raise ModelError(
+                    f"'{key}' of quantised layer '{name}' has {tensor.numel()} numbers of {_name(tensor.dtype)} where "
+                    f"{size} of {_name(dtype)} belong: the checkpoint is damaged or of another model; "
+                    "quantise the base model again"
+                )
         for kind in ("scale", "shift"):
             stored = self._stored(kind)
             if stored is None:
@@ -207,6 +222,10 @@ class IcqLinear(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
             f"codes={self.codebook_kind}{self.bits}, block_size={self.block_size}"
         )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 class _Decoded(torch.autograd.Function):

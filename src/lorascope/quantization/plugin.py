@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,13 +17,12 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name, should_convert_module
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from lorascope.core.errors import InputError, unknown_name
-from lorascope.quantization.codebooks import BITS, CODEBOOKS
-from lorascope.quantization.icq import SEARCHES, IcqTensor, quantize_icq
+from lorascope.core.errors import InputError
+from lorascope.quantization.icq import IcqTensor, check_options, quantize_icq
 from lorascope.quantization.linear import IcqLinear, state_of
-from lorascope.quantization.search import OBJECTIVES
 
 METHOD = "icq"
+_LOGGER = logging.getLogger(__name__)
 
 Watcher = Callable[[nn.Module, str, torch.Tensor, "IcqTensor | InputError"], None]
 """Told of each layer that is quantised on load: the model, the layer's name, its dense weight, what became of it."""
@@ -88,20 +88,12 @@ class ICQConfig(QuantizationConfigMixin):
     ) -> None:
         if set(unknown) - {"quant_method"}:
             raise InputError(f"ICQConfig has no option '{min(set(unknown) - {'quant_method'})}'")
-        for kind, given, known in (
-            ("objective", objective, OBJECTIVES),
-            ("code book", codebook, CODEBOOKS),
-            ("search", search, SEARCHES),
-        ):
-            if given not in known:
-                raise unknown_name(kind, str(given), known)
-        if isinstance(bits, bool) or bits not in BITS:
-            raise InputError(f"bits {bits} is not supported: choose from {', '.join(map(str, BITS))}")
         self.quant_method = METHOD  # type: ignore[assignment]
         self.bits, self.block_size, self.n, self.lam = bits, block_size, n, lam
         self.objective, self.codebook, self.search = objective, codebook, search
         self.double_quant, self.group_size = double_quant, group_size
         self.modules_to_not_convert = None if modules_to_not_convert is None else list(modules_to_not_convert)
+        check_options(**self.quantize_options)
 
     @property
     def quantize_options(self) -> dict[str, Any]:
@@ -152,12 +144,18 @@ class IcqQuantizer(HfQuantizer):
         # Of a classifier's head transformers names the bias alone.
         skip = [key.removesuffix(".weight").removesuffix(".bias") for key in named]
         for name, module in list(model.named_modules()):
-            if isinstance(module, nn.Linear | Conv1D) and not _is_router(name) and should_convert_module(name, skip):
+            if isinstance(module, nn.Linear | Conv1D) and not is_router(name) and should_convert_module(name, skip):
                 model.set_submodule(name, _empty_like(module, config))
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         for name, layer in icq_layers(model).items():
             layer.check(name)
+        fused = [p for name, p in model.named_parameters() if p.dim() == 3 and "experts" in name]
+        if fused and not self.pre_quantized:
+            _LOGGER.warning(
+                "%s million weights of fused experts stay dense: no linear layer holds them",
+                f"{sum(p.numel() for p in fused) / 1e6:,.3g}",
+            )
         return model
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
@@ -198,7 +196,7 @@ class _Quantize(ConversionOps):
         return result
 
 
-def _is_router(name: str) -> bool:
+def is_router(name: str) -> bool:
     """Whether a layer decides which expert a token goes to."""
     return name.rpartition(".")[2] in ("gate", "router") or ".router." in name
 

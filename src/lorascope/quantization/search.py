@@ -1,23 +1,49 @@
-"""Which shift: count, for every candidate, how many weights of a block fall to each code, and score the counts.
+"""Which candidate: score every one of a block by the entropy of its codes and by its squared error.
 
-The weights of a block are sorted once. A candidate (shift, scale) moves the borders between the codes, so that its counts
-are one binary search a border, and nothing is quantised until the best candidate is known.
+Here is what any list of candidates needs; `lorascope.quantization.events` does the same quicker for shifts in even steps.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 OBJECTIVES = ("entropy", "mse", "none")
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """Candidates of some blocks.
+
+    Attributes:
+        ordered: Weights of each block, rising.
+        shift: In the units of the weights.
+        scale: Their scales.
+        valid: Which of them count; at least one in each block.
+        values: The code book.
+        middles: Its borders.
+    """
+
+    ordered: Float[Tensor, "blocks size"]
+    shift: Float[Tensor, "blocks candidates"]
+    scale: Float[Tensor, "blocks candidates"]
+    valid: Bool[Tensor, "blocks candidates"]
+    values: Float[Tensor, " levels"]
+    middles: Float[Tensor, " borders"]
+
+    def codes(self, candidate: int) -> Int[Tensor, "blocks size"]:
+        """Codes of all weights for one candidate, int32."""
+        borders = code_borders(self.shift[:, candidate], self.scale[:, candidate], self.middles)
+        return torch.searchsorted(borders, self.ordered, out_int32=True)
+
+
 @functools.cache
-def _plogp(size: int) -> Int[Tensor, " counts"]:
+def plogp(size: int) -> Int[Tensor, " counts"]:
     """c log2 c for c = 0 ... size as whole numbers, so that sums of them are equal exactly where entropies are."""
     unit = 2.0 ** math.floor(30 - math.log2(max(size * math.log2(max(size, 2)), 1.0)))
     table = [0.0] + [c * math.log2(c) * unit for c in range(1, size + 1)]
@@ -34,56 +60,41 @@ def code_borders(
     return shift.unsqueeze(-1) + scale.unsqueeze(-1) * middles
 
 
-def cumulative_counts(
-    ordered: Float[Tensor, "blocks size"],
-    shift: Float[Tensor, "blocks candidates"],
-    scale: Float[Tensor, "blocks candidates"],
-    middles: Float[Tensor, " borders"],
-) -> Int[Tensor, "blocks candidates borders"]:
-    """How many weights lie at or below each border, for each candidate."""
-    borders = code_borders(shift, scale, middles)
-    return torch.searchsorted(ordered, borders.flatten(1), right=True).view(borders.shape)
+def best_of(
+    candidates: Candidates, scores: Int[Tensor, "blocks candidates"] | None
+) -> Bool[Tensor, "blocks candidates"]:
+    """The valid candidates with the lowest score of their block; all valid ones without scores."""
+    if scores is None:
+        return candidates.valid
+    scores = torch.where(candidates.valid, scores, torch.iinfo(scores.dtype).max)
+    return scores == scores.amin(dim=1, keepdim=True)
 
 
-def best_candidate(
-    ordered: Float[Tensor, "blocks size"],
-    shift: Float[Tensor, "blocks candidates"],
-    scale: Float[Tensor, "blocks candidates"],
-    valid: Tensor,
-    values: Float[Tensor, " levels"],
-    middles: Float[Tensor, " borders"],
-    objective: str,
-) -> Int[Tensor, " blocks"]:
+def best_listed(candidates: Candidates, objective: str) -> Int[Tensor, " blocks"]:
     """The candidate with the highest entropy (equal entropies: the lowest squared error), or with the lowest error.
 
+    The weights of a block are sorted, so that a candidate's counts are one binary search a border.
+
     Args:
-        ordered: Weights of each block, rising.
-        shift: Candidates, in the units of the weights.
-        scale: Their scales.
-        valid: Which candidates count, bool of (blocks, candidates); at least one in each block.
-        values: The code book.
-        middles: Its borders.
+        candidates: In any order.
         objective: ``"entropy"`` or ``"mse"``.
 
     Returns:
         Index of the best candidate of each block; of equally good ones the first.
     """
-    below = cumulative_counts(ordered, shift, scale, middles)
-    if objective == "entropy":
-        score = _negative_entropy(below, ordered.shape[1])
-        score = torch.where(valid, score, torch.iinfo(score.dtype).max)
-        valid = score == score.amin(dim=1, keepdim=True)
-    row, column = valid.nonzero(as_tuple=True)
-    error = torch.full(valid.shape, torch.inf, dtype=torch.float64, device=ordered.device)
-    error[row, column] = _squared_errors(
-        ordered, row, below[row, column], shift[row, column], scale[row, column], values
-    )
+    ordered = candidates.ordered
+    borders = code_borders(candidates.shift, candidates.scale, candidates.middles)
+    below = torch.searchsorted(ordered, borders.flatten(1), right=True).view(borders.shape)
+    wanted = best_of(candidates, _negative_entropy(below, ordered.shape[1]) if objective == "entropy" else None)
+    row, column = wanted.nonzero(as_tuple=True)
+    error = torch.full(wanted.shape, torch.inf, dtype=torch.float64, device=ordered.device)
+    error[row, column] = _squared_errors(candidates, row, column, below[row, column])
     return error.argmin(dim=1)
 
 
 def _negative_entropy(below: Int[Tensor, "blocks candidates borders"], size: int) -> Int[Tensor, "blocks candidates"]:
     """Sum over the codes of c log2 c, in the units of the table: the lower, the higher the entropy."""
-    table = _plogp(size).to(below.device)
+    table = plogp(size).to(below.device)
     count = below[..., 0]
     total = table.take(count)
     for k in range(1, below.shape[-1]):
@@ -92,14 +103,13 @@ def _negative_entropy(below: Int[Tensor, "blocks candidates borders"], size: int
 
 
 def _squared_errors(
-    ordered: Float[Tensor, "blocks size"],
+    candidates: Candidates,
     row: Int[Tensor, " pairs"],
+    column: Int[Tensor, " pairs"],
     below: Int[Tensor, "pairs borders"],
-    shift: Float[Tensor, " pairs"],
-    scale: Float[Tensor, " pairs"],
-    values: Float[Tensor, " levels"],
 ) -> Float[Tensor, " pairs"]:
     """Sum of squared errors of each (block, candidate), from sums of the sorted weights up to each border, in float64."""
+    ordered = candidates.ordered
     size = ordered.shape[1]
     centre = ordered[:, size // 2].double()
     centred = ordered.double() - centre.unsqueeze(1)
@@ -107,9 +117,9 @@ def _squared_errors(
     squares = centred.square().sum(dim=1)
     start = row * (size + 1)
     low_count, low_sum = torch.zeros_like(row), torch.zeros(row.shape, dtype=torch.float64, device=row.device)
-    offset, width = shift.double() - centre[row], scale.double()
+    offset, width = candidates.shift[row, column].double() - centre[row], candidates.scale[row, column].double()
     error = squares[row]
-    for k, value in enumerate(values.tolist()):
+    for k, value in enumerate(candidates.values.tolist()):
         high_count = below[:, k] if k < below.shape[1] else torch.full_like(row, size)
         high_sum = sums.take(start + high_count)
         level = offset + width * value

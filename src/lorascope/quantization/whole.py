@@ -18,13 +18,14 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from lorascope.core.errors import DataError, InputError, LorascopeError, ModelError
 from lorascope.core.files import explain_write_errors, read_json, require_empty_dir, write_json
 from lorascope.core.provenance import collect
 from lorascope.quantization.icq import IcqTensor, quantize_icq
 from lorascope.quantization.linear import IcqLinear
-from lorascope.quantization.plugin import ICQConfig, icq_layers, watch_quantization
+from lorascope.quantization.plugin import ICQConfig, icq_layers, is_router, watch_quantization
 
 SCHEMA_VERSION = 1
 REPORT_NAME = "quantization.json"
@@ -35,10 +36,10 @@ class QuantizationReport:
     """What quantising a model kept and lost.
 
     Attributes:
-        layers: One record a quantised layer: ``name``, ``shape``, ``weights``, ``bits_per_weight``, ``entropy_bits`` (mean
-            over its blocks) and ``relative_error`` (Frobenius norm of the difference over that of the weight); with
-            ``_plain`` behind the name, the same without a search.
-        totals: The same over all layers (entropies weighted by blocks, errors by squares), with ``quantized_weights``,
+        layers: One record a quantised layer: ``name``, ``shape``, ``weights``, ``bits_per_weight``, ``norm`` (Frobenius),
+            ``entropy_bits`` (mean over its blocks) and ``relative_error`` (norm of the difference over that of the weight);
+            with ``_plain`` behind the name, the same without a search.
+        totals: The same over all layers (entropies weighted by weights, errors by squares), with ``quantized_weights``,
             ``kept_weights`` (left dense), ``bytes_before`` and ``bytes_after`` (all tensors of the model) and ``seconds``.
         kept: Dense weights that were left alone -> why.
         config: The options of `ICQConfig`.
@@ -125,7 +126,7 @@ def quantize_model(
         follower = _Follower(config, compare=compare, progress=progress)
         started = time.perf_counter()
         with follower:
-            model = _load(str(source), config, dtype, follower)
+            model = load_model(source, dtype=dtype, config=config, follower=follower)
         seconds = time.perf_counter() - started
         if not icq_layers(model):
             raise ModelError(f"'{source}' has no linear layer that can be quantised: nothing was written")
@@ -200,34 +201,50 @@ def measure_loss(weight: Tensor, quantized: IcqTensor) -> dict[str, float]:
         quantized: What it became.
 
     Returns:
-        ``bits_per_weight``; ``entropy_bits``: mean entropy of the codes of a block; ``relative_error``: Frobenius norm of
-        the difference over that of the weight, 0 for a weight of zeros.
+        ``bits_per_weight``; ``norm``: Frobenius norm of the weight; ``entropy_bits``: mean entropy of the codes of a block;
+        ``relative_error``: norm of the difference over that of the weight, 0 for a weight of zeros.
 
     Example:
         >>> weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
         >>> round(measure_loss(weight, quantize_icq(weight, objective="none"))["relative_error"], 3)
-        0.091
+        0.092
     """
     dense = weight.detach().to(torch.float64)
     lost = (quantized.dequantize(torch.float64) - dense).square().sum()
     whole = dense.square().sum()
     return {
         "bits_per_weight": quantized.bits_per_weight,
+        "norm": math.sqrt(float(whole)),
         "entropy_bits": float(quantized.block_entropy_bits.mean()),
         "relative_error": math.sqrt(float(lost / whole)) if float(whole) > 0 else 0.0,
     }
 
 
-def _load(source: str, config: ICQConfig, dtype: str, follower: _Follower) -> PreTrainedModel:
+def load_model(
+    source: str | Path, *, dtype: str = "auto", config: ICQConfig | None = None, follower: _Follower | None = None
+) -> PreTrainedModel:
+    """Load a dense model by the class that saved it, and quantise it on the way if asked.
+
+    Args:
+        source: Folder or hub id; code from the hub is never executed.
+        dtype: ``auto`` (as saved), ``float32``, ``bfloat16`` or ``float16``.
+        config: How to quantise; None keeps it dense.
+        follower: Told of each layer; its error, which names the layer, is the one that is raised.
+
+    Raises:
+        ModelError: The model cannot be loaded, or is quantised already.
+        InputError: A weight cannot be quantised.
+    """
+    options = {} if config is None else {"quantization_config": config}
     try:
         known = AutoConfig.from_pretrained(source, trust_remote_code=False)
         if getattr(known, "quantization_config", None) is not None:
             raise ModelError(f"'{source}' is quantised already: give the dense model that it was made from")
         named = (getattr(known, "architectures", None) or [""])[0]
         auto: Any = getattr(transformers, named, AutoModelForCausalLM) if named else AutoModelForCausalLM
-        model: PreTrainedModel = auto.from_pretrained(source, quantization_config=config, dtype=dtype)
+        model: PreTrainedModel = auto.from_pretrained(source, dtype=dtype, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        if follower.error is not None:
+        if follower is not None and follower.error is not None:
             raise follower.error from error
         if isinstance(error, LorascopeError):
             raise
@@ -238,6 +255,19 @@ def _load(source: str, config: ICQConfig, dtype: str, follower: _Follower) -> Pr
         ) from error
     model.train(False)
     return model
+
+
+def quantizable_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Name and weight, as (out, in), of the layers that quantising on load would take.
+
+    Args:
+        model: A dense model.
+    """
+    untyped: Any = model
+    head = untyped.get_output_embeddings()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | Conv1D) and module is not head and not is_router(name):
+            yield name, module.weight.detach().T if isinstance(module, Conv1D) else module.weight.detach()
 
 
 def _save_companion(source: str, folder: Path) -> None:
@@ -253,14 +283,15 @@ def _report(
 ) -> QuantizationReport:
     records = follower.records
     weights = sum(record["weights"] for record in records)
-    norms = {name: 0.0 for name in ("relative_error", "relative_error_plain")}
+    squares = sum(record["norm"] ** 2 for record in records)
     totals: dict[str, int | float] = {"quantized_weights": weights}
     for key in ("bits_per_weight", "entropy_bits", "entropy_bits_plain"):
         if key in records[0]:
             totals[key] = sum(record[key] * record["weights"] for record in records) / weights
-    for key in norms:
+    for key in ("relative_error", "relative_error_plain"):
         if key in records[0]:
-            totals[key] = math.sqrt(sum(record[key] ** 2 * record["weights"] for record in records) / weights)
+            lost = sum((record[key] * record["norm"]) ** 2 for record in records)
+            totals[key] = math.sqrt(lost / squares) if squares else 0.0
     kept = kept_dense(model)
     layers = icq_layers(model)
     quantized = {id(p) for layer in layers.values() for p in layer.parameters() if p is layer.weight}

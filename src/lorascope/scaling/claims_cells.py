@@ -15,6 +15,7 @@ import pandas as pd
 from lorascope.core.errors import InputError, unknown_name
 from lorascope.core.metrics import METRICS
 from lorascope.scaling.claims_statistics import FEWEST
+from lorascope.scaling.settings import missing, settings_of, text_column
 from lorascope.scaling.table import as_table
 
 LEDGER_AXES: dict[str, str] = {"rank": "R", "size": "N", "data": "D", "length": "length"}
@@ -25,13 +26,6 @@ _COMPANIONS = {
     "data": ("D", "train_limit"),
     "length": ("length", "D"),
 }
-# Costs, outcomes and bookkeeping: never a setting.
-_NO_SETTING = frozenset(
-    "name status reason seed D_tokens train_steps train_tokens_seen adapter_parameters model_parameters "  # noqa: SIM905
-    "peak_memory_bytes train_samples train_tokens".split()
-)
-# In the order in which they name a cell.
-_IDENTITY = ("task", "model", "prompt", "length", "R", "share", "N", "D")
 
 
 @dataclass(frozen=True)
@@ -113,57 +107,6 @@ def finished(table: pd.DataFrame | Mapping[str, Any] | str | Path) -> pd.DataFra
     return rows.reset_index(drop=True)
 
 
-def settings_of(table: pd.DataFrame) -> list[str]:
-    """The columns that say how a run was made and differ between runs.
-
-    Metrics, costs and bookkeeping are none; nor is a column of text or fractions that lorascope does not know and that
-    differs in more than half of at least four rows (a comment, a date, a score of another tool).
-
-    Example:
-        >>> settings_of(pd.DataFrame({"R": [4, 8], "N": [1, 1], "ce": [2.0, 1.0], "seed": [0, 0]}))
-        ['R']
-    """
-    found = []
-    columns = list(map(str, table.columns))
-    for column in sorted(columns, key=lambda name: _IDENTITY.index(name) if name in _IDENTITY else len(_IDENTITY)):
-        if column in METRICS or column in _NO_SETTING or column.startswith("seconds_"):
-            continue
-        if column == "rank" and "R" in table:
-            continue
-        if column == "N" and "share" in table and not _adds(table, "N", ("model", "share")):
-            continue
-        distinct = text_column(table[column]).nunique()
-        foreign = column not in _IDENTITY and not pd.api.types.is_integer_dtype(table[column].dtype)
-        if distinct > 1 and not (foreign and len(table) >= 4 and distinct > len(table) / 2):
-            found.append(column)
-    return found
-
-
-def _adds(table: pd.DataFrame, column: str, others: tuple[str, ...]) -> bool:
-    """Whether a column differs where the others are the same."""
-    key = pd.Series([""] * len(table), index=table.index, dtype=object)
-    for other in others:
-        if other in table:
-            key = key + text_column(table[other]) + ";"
-    return bool((text_column(table[column]).groupby(key).nunique() > 1).any())
-
-
-def text_column(column: pd.Series) -> pd.Series:
-    """Values as text, so that missing ones and lists can be compared too."""
-    return column.map(as_text)
-
-
-def as_text(value: Any) -> str:
-    """A setting as text: ``none`` where missing, whole numbers without a point."""
-    if _missing(value):
-        return "none"
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def _missing(value: Any) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
-
-
 def level_of(axis: str, value: Any) -> float:
     """A place on an axis as a number; of a length bin such as ``"1-100"`` the lower end; NaN where missing.
 
@@ -171,7 +114,7 @@ def level_of(axis: str, value: Any) -> float:
         >>> level_of("length", "101-200"), level_of("rank", 16)
         (101.0, 16.0)
     """
-    if _missing(value):
+    if missing(value):
         return np.nan
     if axis == "length":
         digits = re.search(r"\d+", str(value))

@@ -20,10 +20,8 @@ from lorascope.scaling.claims_cells import (
     make_units,
     number_column,
     origin_of,
-    settings_of,
     with_bounds,
 )
-from lorascope.scaling.claims_cells import text_column as text
 from lorascope.scaling.claims_paper import PROMPT_ORDER
 from lorascope.scaling.claims_rules import (
     Bootstrap,
@@ -37,6 +35,8 @@ from lorascope.scaling.claims_rules import (
 )
 from lorascope.scaling.claims_sets import in_order, stays_close
 from lorascope.scaling.claims_theorem import printed_bound, valid_bounds
+from lorascope.scaling.settings import settings_of
+from lorascope.scaling.settings import text_column as text
 
 QUANTITIES = (
     Quantity("miub_js", "Eq. 9", "MIUB (Eq. 9)"),

@@ -13,11 +13,12 @@ from lorascope.core.errors import InputError
 from lorascope.scaling.cost_shapes import ModelShape
 from lorascope.scaling.laws import AXES
 from lorascope.scaling.plan_costs import cost_book
-from lorascope.scaling.plan_problem import Problem, is_settled, pose
+from lorascope.scaling.plan_problem import Problem, choose, is_settled, pose
 from lorascope.scaling.plan_runs import Runs, candidates_of, prepare
 from lorascope.scaling.table import as_table
 
 _OPENING = 4  # runs before the surface is asked
+_NEGLIGIBLE = 1e-2  # of the noise: a smaller knowledge gradient is that of no run at all
 _COST_POWER = 0.5  # value / cost ** power: between greed for value and greed for cheapness
 
 
@@ -33,13 +34,15 @@ def next_cells(
     shape: ModelShape | None = None,
     max_cost: float | int | None = None,
     settle: bool = True,
+    about: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """The next cells to run, the most useful first; none when the decision is settled.
 
     From nothing, four cells open: the cheapest model and data at the smallest and at the largest rank, the largest model
     and data at the middle rank, then what is missing of the corners. After that each cell is chosen by its knowledge
     gradient, the expected rise of the best candidate's posterior mean when the cell is seen, over the square root of its
-    cost; cells of one batch are chosen as if the earlier ones were seen.
+    cost. Where no single run is expected to change the choice, the cell that narrows the difference between the choice and
+    its closest rival most is taken instead. Cells of one batch are chosen as if the earlier ones were seen.
 
     Args:
         table: The runs so far (a frame, columns, a path), or None.
@@ -52,6 +55,7 @@ def next_cells(
         shape: Dimensions of the base model, for costs.
         max_cost: Leave out cells that cost more FLOPs than this, taken together; the rest goes on.
         settle: Return nothing once the decision is settled (`recommend`).
+        about: A cell of the grid; ask what tells most of its mean, as for a target that it may or may not reach.
 
     Returns:
         Mappings with N, R, D, seed, ``flops`` and ``why``.
@@ -111,7 +115,13 @@ def next_cells(
     everything = np.ones(len(problem.cells), dtype=bool)
     if settle and is_settled(problem, everything):
         return picked
-    for place, why in _gradients(problem, n - len(picked), lambda i: free(order[tuple(problem.cells[i])])):
+    subject = None
+    if about is not None:
+        wanted = tuple(float(about[axis]) for axis in AXES)
+        subject = next((i for i, cell in enumerate(problem.cells.tolist()) if tuple(cell) == wanted), None)
+        if subject is None:
+            raise InputError(f"about {dict(about)} is no cell of the grid: give one of its N, R, D")
+    for place, why in _ask(problem, n - len(picked), lambda i: free(order[tuple(problem.cells[i])]), subject):
         add(order[tuple(problem.cells[place])], why)
     return picked
 
@@ -139,37 +149,66 @@ def _opening(cells: np.ndarray, flops: np.ndarray) -> list[tuple[int, str]]:
     return found
 
 
-def _gradients(problem: Problem, n: int, free: Callable[[int], bool]) -> list[tuple[int, str]]:
-    """Candidates by knowledge gradient over a power of cost, each as if the earlier ones were seen."""
+def _ask(problem: Problem, n: int, free: Callable[[int], bool], about: int | None) -> list[tuple[int, str]]:
+    """The n most useful candidates, each as if the earlier ones were seen, with the reason."""
     mean = problem.draws.mean(0)
     centred = problem.draws - mean
     covariance = centred.T @ centred / max(len(centred) - 1, 1)
     noise = max(problem.noise, 1e-9 * max(1.0, float(np.abs(mean).max()))) ** 2
-    cost = problem.costs["flops"]
-    nodes = np.linspace(-3.0, 3.0, 41)
-    density = np.exp(-(nodes**2) / 2)
-    density /= density.sum()
+    power = problem.costs["flops"] ** _COST_POWER
+    choice = about if about is not None else choose(problem, np.ones(len(mean), dtype=bool))[0]
     found: list[tuple[int, str]] = []
     available = np.ones(len(mean), dtype=bool)
     for _ in range(n):
-        variance = np.diagonal(covariance)
-        slope = covariance / np.sqrt(variance + noise)[None]  # column c: change of all means by seeing c
-        tops = (mean[:, None, None] + slope[:, :, None] * nodes).max(0)  # (cells, nodes)
-        gain = tops @ density - mean.max()
-        score = np.maximum(gain, 0.0) / cost**_COST_POWER
+        gain = _knowledge_gradient(mean, covariance, noise)
+        told = f"seeing it is expected to improve the choice by {{:.2g}} {problem.runs.metric}"
+        if about is not None or gain[available].max(initial=0.0) < _NEGLIGIBLE * np.sqrt(noise):
+            gain, told = _narrowing(mean, covariance, noise, choice, alone=about is not None)
+            told = told.format(unit=problem.runs.metric, value="{:.2g}")
+        score = np.maximum(gain, 0.0) / power
         for index in np.argsort(-score, kind="stable"):
             if available[index] and free(int(index)):
                 break
         else:
             return found
         available[index] = False
-        gain_here = max(float(gain[index]), 0.0)
-        found.append(
-            (int(index), f"seeing it is expected to improve the choice by {gain_here:.2g} {problem.runs.metric}")
-        )
+        found.append((int(index), told.format(max(float(gain[index]), 0.0))))
         column = covariance[:, index].copy()
         covariance = covariance - np.outer(column, column) / (column[index] + noise)
     return found
+
+
+def _knowledge_gradient(mean: np.ndarray, covariance: np.ndarray, noise: float) -> np.ndarray:
+    """Expected rise of the highest posterior mean by one run of each candidate, (m,)."""
+    nodes = np.linspace(-3.0, 3.0, 41)
+    density = np.exp(-(nodes**2) / 2)
+    density /= density.sum()
+    slope = covariance / np.sqrt(np.diagonal(covariance) + noise)[None]  # column c: change of all means by seeing c
+    tops = (mean[:, None, None] + slope[:, :, None] * nodes).max(0)  # (cells, nodes)
+    return np.asarray(tops @ density - mean.max())
+
+
+def _narrowing(
+    mean: np.ndarray, covariance: np.ndarray, noise: float, choice: int, *, alone: bool
+) -> tuple[np.ndarray, str]:
+    """By how much one run of each candidate lowers the standard deviation of the choice's mean, or of what the closest
+    rival is better by, (m,); and what to call it.
+
+    The rival is the candidate most likely to be better than the choice by more than the noise of a run.
+    """
+    variance = np.diagonal(covariance)
+    if alone or len(mean) == 1:
+        shared, before = covariance[choice], variance[choice]
+        told = "seeing it narrows what is known of the choice by {value} {unit}"
+    else:
+        spread = np.sqrt(np.maximum(variance + variance[choice] - 2 * covariance[choice], 1e-300))
+        far = (mean - mean[choice] - np.sqrt(noise)) / spread
+        far[choice] = -np.inf
+        rival = int(np.argmax(far))
+        shared, before = covariance[rival] - covariance[choice], spread[rival] ** 2
+        told = "seeing it narrows the gap between the choice and its closest rival by {value} {unit}"
+    after = np.maximum(before - shared**2 / (variance + noise), 0.0)
+    return np.sqrt(before) - np.sqrt(after), told
 
 
 def _done_seeds(frame: pd.DataFrame, runs: Runs) -> dict[tuple[float, ...], set[Any]]:

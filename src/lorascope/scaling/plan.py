@@ -50,10 +50,10 @@ def recommend(
 ) -> Plan:
     """Recommend rank, data and model.
 
-    Without target and budget: the cheapest candidate whose expected loss against the best one, E[max(0, f_best - f)],
-    is at most the run-to-run noise. With a budget: the same among those that fit. With a target: the cheapest whose
-    expected metric reaches it. The expectation is over joint draws of all candidates' means from a smooth surface
-    through the runs, with a fitted law as its trend in the share that the data support.
+    Without target and budget: the cheapest candidate that is within the run-to-run noise of the best one with a
+    probability of 0.8; of equally dear ones the smallest rank. With a budget: the same among those that fit. With a target:
+    the cheapest whose expected metric reaches it. Probabilities are over joint draws of all candidates' means from a smooth
+    surface through the runs, with a fitted law as its trend in the share that the data support.
 
     Args:
         table_or_fits: Runs (a frame, columns, a CSV or Parquet file, a sweep's folder), or fitted laws, which hold theirs.
@@ -135,7 +135,9 @@ def recommend(
         data=along(first, index, 2, level),
         models=along(first, index, 0, level),
         steps=_gains(problem, first, index, extra, axes, level),
-        next_cells=[] if settled else _ask(table, runs, first, seed, better, shape),
+        next_cells=[]
+        if settled
+        else _ask(table, runs, first, seed, better, shape, index if target is not None else None),
         target=reached,
         budget=_budget(limit, affordable),
         candidates=candidate_records(first, affordable, level),
@@ -293,8 +295,15 @@ def _warnings(problem: Problem, index: int) -> list[str]:
 
 
 def _ask(
-    table: pd.DataFrame, runs: Runs, problem: Problem, seed: int, better: str | None, shape: ModelShape | None
+    table: pd.DataFrame,
+    runs: Runs,
+    problem: Problem,
+    seed: int,
+    better: str | None,
+    shape: ModelShape | None,
+    about: int | None,
 ) -> list[dict[str, Any]]:
+    """Cells to run next; with ``about``, those that tell most of that candidate alone."""
     cells = [dict(zip(AXES, cell, strict=True)) for cell in problem.cells.tolist()]
     ranks = np.unique(problem.cells[:, 1])
     if len(ranks) == 1:
@@ -304,7 +313,16 @@ def _ask(
     known = sorted(int(item) for item in known) or [0]
     seeds = [*known, *range(known[-1] + 1, known[-1] + 3)]
     asked = next_cells(
-        table, cells, 3, metric=runs.metric, better=better, seeds=seeds, seed=seed, shape=shape, settle=False
+        table,
+        cells,
+        3,
+        metric=runs.metric,
+        better=better,
+        seeds=seeds,
+        seed=seed,
+        shape=shape,
+        settle=False,
+        about=None if about is None or len(ranks) == 1 else dict(zip(AXES, problem.cells[about], strict=True)),
     )
     return [{**cell, **{axis: None for axis in AXES if axis not in runs.axes}} for cell in asked]
 

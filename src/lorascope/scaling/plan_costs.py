@@ -13,6 +13,10 @@ from scipy.optimize import nnls
 from lorascope.scaling.cost import adapter_file_bytes, adapter_parameters, cost_of
 from lorascope.scaling.cost_shapes import ModelShape
 
+_SHARED = 0.8  # of the usual share of the processors: less went to other programs
+
+_FEW = 3  # runs that tell their processor time, above which those that do not are left out of the time model
+
 KINDS = ("flops", "seconds", "memory", "adapter")
 
 
@@ -53,13 +57,14 @@ class CostBook:
         if self.time is not None:
             seconds = self.time[0] * flops + self.time[1] * self.lookup("train_steps", d)
         if self.memory is not None:
-            memory = self.memory[0] + self.memory[1] * n + self.memory[2] * np.nan_to_num(r * per_rank)
+            batch = self.lookup("train_tokens_seen", d) / np.maximum(self.lookup("train_steps", d), 1)
+            memory = np.column_stack([np.ones(len(d)), n, np.nan_to_num(r * per_rank), batch]) @ self.memory
         return {"flops": flops, "seconds": seconds, "memory": memory, "adapter": adapter, "tokens": tokens}
 
-    def flops(self, cells: np.ndarray) -> np.ndarray:
+    def flops(self, cells: np.ndarray, tokens: np.ndarray | None = None) -> np.ndarray:
         """Operations of training: tokens times those of a token (4 N + 6 adapter parameters, or from the shape)."""
         n, r, d = cells[:, 0], cells[:, 1], cells[:, 2]
-        tokens = self.tokens(d)
+        tokens = self.tokens(d) if tokens is None else tokens
         if self.shape is None:
             return np.asarray(tokens * (4 * self.active(n) + 6 * np.nan_to_num(r * self.per_rank(n))))
         length = max(1, round(float(np.nanmedian(self.tokens_a_row()))))
@@ -124,8 +129,9 @@ def cost_book(
 ) -> CostBook:
     """Calibrate a cost book on a sweep's rows.
 
-    Time: seconds = FLOPs / rate + seconds a step, both from the rows' ``seconds_training``; the second only where it
-    predicts left-out cells better. Memory: ``peak_memory_bytes`` = constant + bytes a parameter of base and adapter.
+    Time: seconds = FLOPs / rate + seconds a step, both from the rows' ``seconds_training`` (`quiet_seconds` of it); the
+    second only where it predicts left-out cells better. Memory: ``peak_memory_bytes`` = constant + bytes a parameter of
+    base and adapter.
 
     Args:
         rows: Finished rows (R above 0).
@@ -133,7 +139,8 @@ def cost_book(
         target_modules: As in `cost_of`.
 
     Returns:
-        The book, with the error of each model on cells that it was not calibrated on.
+        The book, with the error of each model on cells that it was not calibrated on; ``seconds_by_the_clock`` is that
+        of the time model against what the clock showed where other programs ran beside the sweep.
     """
     notes: list[str] = []
     if not _has(rows, "train_tokens_seen"):
@@ -152,25 +159,48 @@ def cost_book(
     calibration: dict[str, dict[str, float]] = {}
     time = memory = None
     if _has(rows, "seconds_training") and len(cells):
-        seconds = _column(rows, "seconds_training")
-        good = np.isfinite(seconds) & (seconds > 0)
-        design = np.column_stack([book.flops(cells), book.lookup("train_steps", cells[:, 2])])[good]
+        clock = _column(rows, "seconds_training")
+        good = np.isfinite(clock) & (clock > 0)
+        told = good & _processor_known(rows)
+        if told.sum() > _FEW and len(np.unique(cells[told], axis=0)) > 1 and told.sum() < good.sum():
+            silent = int(good.sum() - told.sum())
+            notes.append(f"{silent} runs do not tell how long their processors worked: the time model leaves them out")
+            good = told
+        own = _column(rows, "train_tokens_seen") if _has(rows, "train_tokens_seen") else book.tokens(cells[:, 2])
+        own = np.where(np.isfinite(own) & (own > 0), own, book.tokens(cells[:, 2]))
+        steps = _column(rows, "train_steps") if _has(rows, "train_steps") else np.zeros(len(cells))
+        design = np.column_stack([book.flops(cells, own), np.nan_to_num(steps)])[good]
         if good.any():
-            time, calibration["seconds"] = _calibrate(design, seconds[good], cells[good], ((0,), (0, 1)))
+            quiet, busy = quiet_seconds(rows.loc[good])
+            time, calibration["seconds"], guess = _calibrate(design, quiet, cells[good], ((0,), (0, 1)))
+            shared = int((busy < _SHARED).sum())
+            if shared:
+                errors = np.abs(guess / clock[good] - 1)
+                facts = {"rows": float(len(errors)), "median_error": float(np.median(errors))}
+                calibration["seconds_by_the_clock"] = {**facts, "largest_error": float(np.max(errors))}
+                notes.append(
+                    f"{shared} of {len(busy)} runs shared their processors with other programs (down to {busy.min():.0%} of "
+                    "what the others got): times are those of an undisturbed run"
+                )
     if _has(rows, "peak_memory_bytes") and len(cells):
         peak = _column(rows, "peak_memory_bytes")
         good = np.isfinite(peak) & (peak > 0)
         size = np.nan_to_num(cells[:, 1] * book.per_rank(cells[:, 0]))
-        design = np.column_stack([np.ones(len(cells)), cells[:, 0], size])[good]
+        batch = np.zeros(len(cells))
+        if _has(rows, "train_tokens_seen") and _has(rows, "train_steps"):
+            batch = np.nan_to_num(_column(rows, "train_tokens_seen") / np.maximum(_column(rows, "train_steps"), 1))
+        design = np.column_stack([np.ones(len(cells)), cells[:, 0], size, batch])[good]
         if good.any():
-            memory, calibration["memory"] = _calibrate(design, peak[good], cells[good], ((0,), (0, 1), (0, 1, 2)))
+            memory, calibration["memory"], _ = _calibrate(
+                design, peak[good], cells[good], ((0,), (0, 1), (0, 1, 2), (0, 1, 2, 3))
+            )
     return CostBook(rows, shape, target_modules, tuple(notes), calibration, time, memory)
 
 
 def _calibrate(
     design: np.ndarray, y: np.ndarray, cells: np.ndarray, choices: tuple[tuple[int, ...], ...]
-) -> tuple[np.ndarray, dict[str, float]]:
-    """Non-negative relative least squares with the columns that predict left-out cells best, and that error."""
+) -> tuple[np.ndarray, dict[str, float], np.ndarray]:
+    """Non-negative relative least squares with the columns that predict left-out cells best; that error; the predictions."""
     _, label = np.unique(cells, axis=0, return_inverse=True)
     label = label.reshape(-1)
 
@@ -181,24 +211,57 @@ def _calibrate(
         found[list(columns)] = nnls(chosen / y[rows, None] / scale, np.ones(int(rows.sum())))[0] / scale
         return found
 
-    best: tuple[np.ndarray, np.ndarray] | None = None
+    best: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
     for columns in choices:
-        if label.max() == 0:
-            errors = np.full(len(y), np.nan)
-        else:
-            errors = np.concatenate(
-                [
-                    np.abs(design[label == i] @ solve(columns, label != i) / y[label == i] - 1)
-                    for i in range(label.max() + 1)
-                ]
-            )
+        guess = np.full(len(y), np.nan)
+        if label.max() > 0:
+            for i in range(label.max() + 1):
+                guess[label == i] = design[label == i] @ solve(columns, label != i)
+        errors = np.abs(guess / y - 1)
         # A further constant must earn its place: a tenth less error.
         if best is None or np.median(errors) < 0.9 * np.median(best[1]):
-            best = (solve(columns, np.ones(len(y), dtype=bool)), errors)
+            best = (solve(columns, np.ones(len(y), dtype=bool)), errors, guess)
     assert best is not None
-    errors = best[1]
+    found, errors, guess = best
     facts = {"rows": float(len(y)), "median_error": float(np.median(errors)), "largest_error": float(np.max(errors))}
-    return best[0], facts
+    return found, facts, guess
+
+
+def _processor_known(rows: pd.DataFrame) -> np.ndarray:
+    """Runs that tell how long their processors worked in training, (n,)."""
+    if not (_has(rows, "cpu_seconds_training") and _has(rows, "threads")):
+        return np.zeros(len(rows), dtype=bool)
+    worked, threads = _column(rows, "cpu_seconds_training"), _column(rows, "threads")
+    return np.asarray(np.isfinite(worked) & (worked > 0) & (threads > 0))
+
+
+def quiet_seconds(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds that training would have taken with the processors to itself, and how busy each run kept them.
+
+    A run that computes on processors keeps its threads busy for the same part of the time whenever nothing else runs: b =
+    ``cpu_seconds_training`` / (``threads`` ``seconds_training``). Where b is lower than in the sweep's busiest runs (their
+    upper decile, b0), the rest went to other programs, and an undisturbed run takes ``cpu_seconds_training`` / (``threads``
+    b0). Runs without these columns, as on a GPU, are taken by the clock.
+
+    Args:
+        rows: Finished rows with ``seconds_training`` above 0.
+
+    Returns:
+        Seconds, (n,); and b / b0 of the runs, at most 1, 1 where it is not known, (n,).
+
+    Example:
+        >>> rows = pd.DataFrame({"seconds_training": [10.0, 40.0], "cpu_seconds_training": [9.0, 9.0], "threads": [1, 1]})
+        >>> [column.round(2).tolist() for column in quiet_seconds(rows)]
+        [[10.0, 10.0], [1.0, 0.25]]
+    """
+    clock = _column(rows, "seconds_training")
+    known = _processor_known(rows)
+    if not known.any():
+        return clock, np.ones(len(clock))
+    busy = _column(rows, "cpu_seconds_training") / (_column(rows, "threads") * clock)
+    usual = float(np.quantile(busy[known], 0.9))
+    share = np.where(known, np.minimum(busy / usual, 1.0), 1.0)
+    return np.asarray(clock * share), share
 
 
 def _along(where: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarray:

@@ -21,6 +21,12 @@ DRAWS = 512
 NOISE_QUANTILE = 0.5
 """Of the draws of the noise."""
 
+CONFIDENCE = 0.8
+"""Probability with which a choice must be within the noise of the best."""
+
+SAME_COST = 1.1
+"""Ratio of costs up to which two candidates count as equally dear."""
+
 SETTLED = 0.5
 """Share of the noise of a run that perfect knowledge may gain at most once a decision counts as settled."""
 
@@ -162,10 +168,12 @@ def _by_axis(law: ScalingFit, places: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def choose(problem: Problem, allowed: np.ndarray) -> tuple[int, int]:
-    """The cheapest allowed candidate that loses no more than the noise, and the best one.
+    """The cheapest allowed candidate that is within the noise of the best, and the best one.
 
-    With b the candidate of the highest mean, a candidate c is good enough if E[max(0, f_b - f_c)] is at most the noise
-    of one run: what it may lose, the fit's uncertainty included, is below what another seed would change anyhow.
+    With b the candidate of the highest mean, a candidate c is good enough if f_b - f_c is at most the noise of one run with
+    a probability of `CONFIDENCE`: the fit's uncertainty counts against it, so that a cheap cell about which little is known
+    is not chosen. Of the good ones whose cost is that of the cheapest up to `SAME_COST`, the smallest rank is taken, and
+    at that rank the highest mean: what is free is not given away.
 
     Args:
         problem: The problem.
@@ -176,10 +184,13 @@ def choose(problem: Problem, allowed: np.ndarray) -> tuple[int, int]:
     """
     mean = np.where(allowed, problem.draws.mean(0), -np.inf)
     best = int(np.argmax(mean))
-    loss = np.maximum(problem.draws[:, [best]] - problem.draws, 0).mean(0)
-    good = allowed & (loss <= problem.noise + 1e-12)
+    gap = problem.draws[:, [best]] - problem.draws
+    good = allowed & ((gap <= problem.noise + 1e-12).mean(0) >= CONFIDENCE)
     good[best] = True
-    return int(np.flatnonzero(good)[0]), best
+    cost, ranks = problem.costs["flops"], problem.cells[:, 1]
+    near = np.flatnonzero(good & (cost <= SAME_COST * cost[good].min()))
+    near = near[ranks[near] == ranks[near].min()]
+    return int(near[np.argmax(mean[near])]), best
 
 
 def is_settled(problem: Problem, allowed: np.ndarray) -> bool:

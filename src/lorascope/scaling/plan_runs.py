@@ -12,6 +12,7 @@ import pandas as pd
 from lorascope.core.errors import InputError
 from lorascope.core.metrics import METRICS
 from lorascope.scaling.laws import AXES
+from lorascope.scaling.settings import settings_of, text_column
 from lorascope.scaling.table import measured
 
 _SETTINGS = (
@@ -156,7 +157,7 @@ def prepare(
             f"no finished run with N, R, D and {metric} ({'; '.join(notes) or 'empty'}): run some cells first"
         )
     failed = _failures(table, frame, done, kept)
-    averaged, more = _averaged(table, frame, kept)
+    averaged, more = _averaged(table, frame, kept, metric)
     return Runs(metric, sign, averaged, axes, base, failed, table[kept], tuple(notes + more))
 
 
@@ -207,7 +208,7 @@ def _failures(table: pd.DataFrame, frame: pd.DataFrame, done: Any, kept: Any) ->
     return found
 
 
-def _averaged(table: pd.DataFrame, frame: pd.DataFrame, kept: Any) -> tuple[pd.DataFrame, list[str]]:
+def _averaged(table: pd.DataFrame, frame: pd.DataFrame, kept: Any, metric: str) -> tuple[pd.DataFrame, list[str]]:
     """One row a cell and seed.
 
     Other settings that vary within those are averaged over if each cell has all of them; where only one
@@ -216,13 +217,16 @@ def _averaged(table: pd.DataFrame, frame: pd.DataFrame, kept: Any) -> tuple[pd.D
     runs, group = frame[kept].copy(), [*AXES, "seed"]
     notes: list[str] = []
     varying = []
-    for name in _SETTINGS:
+    others = [
+        name for name in settings_of(table[kept]) if name not in (*_SETTINGS, *AXES, "rank", "train_limit", metric)
+    ]
+    for name in (*_SETTINGS, *others):
         if name in table:
-            column = table.loc[kept, name].astype(str)
+            column = text_column(table.loc[kept, name])
             if column.groupby([runs[key] for key in group]).nunique().max() > 1:
                 varying.append(name)
     if varying:
-        block = table.loc[kept, varying].astype(str).agg("/".join, axis=1)
+        block = table.loc[kept, varying].apply(text_column).agg("/".join, axis=1)
         names = sorted(block.unique())
         runs["block"] = block
         sizes = runs.groupby(group)["block"].nunique()

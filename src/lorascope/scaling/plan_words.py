@@ -95,6 +95,9 @@ def _cost(plan: Plan) -> str:
     if cost.get("seconds") is not None:
         error = plan.calibration.get("seconds", {}).get("median_error")
         close = "" if error is None or not math.isfinite(error) else f" (typical error {error:.0%} on left-out cells)"
+        if close and "seconds_by_the_clock" in plan.calibration:
+            clock = plan.calibration["seconds_by_the_clock"]["median_error"]
+            close = f"{close[:-1]}; {clock:.0%} by the clock, with what else ran)"
         parts.append(f"{_time(cost['seconds'])} of training{close}")
     if cost.get("memory") is not None:
         parts.append(f"{cost['memory'] / 1e9:.2g} GB at the peak")

@@ -14,8 +14,9 @@ import pandas as pd
 from lorascope.core.errors import InputError
 from lorascope.core.metrics import METRICS
 from lorascope.core.seeds import derive_seed
-from lorascope.scaling.claims_cells import finished, number_column, settings_of, text_column
+from lorascope.scaling.claims_cells import finished, number_column
 from lorascope.scaling.claims_statistics import FEWEST
+from lorascope.scaling.settings import settings_of, text_column
 
 Array = np.ndarray
 

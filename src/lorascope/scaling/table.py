@@ -12,6 +12,7 @@ import pandas as pd
 
 from lorascope.core.errors import DataError, InputError
 from lorascope.scaling.laws import AXES
+from lorascope.scaling.settings import mixed_settings, text_column
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +166,14 @@ def observe(table: pd.DataFrame, metric: str, group: str | None = None) -> Obser
     varying = tuple(axis for axis in axes if np.ptp(logs[axis]) > 1e-9)
     if not varying:
         raise InputError(f"{' and '.join(axes)} the same in all {count} runs: run at least 3 values of one of them")
+    rows = table[kept]
+    for name in mixed_settings(rows):
+        values = text_column(rows[name]).value_counts()
+        some = ", ".join(values.index[:3]) + (" ..." if len(values) > 3 else "")
+        notes.append(
+            f"the runs also differ in {name} ({some}), which a law over {', '.join(axes)} does not know: keep one value, "
+            f"such as --where {name}={values.index[0]}"
+        )
     groups = np.arange(count) if group is None else pd.factorize(table[group].to_numpy()[kept])[0]
     if group is not None and (groups < 0).any():
         raise InputError(f"{_rows(int((groups < 0).sum()))} without '{group}': fill the column, or group by another")

@@ -41,12 +41,14 @@ class Update:
         loss: Training loss of each seed divided by d, penalty included.
         agreement: Share of the starts that came within 1 % of the best training loss.
         converged: Share of the seeds whose descent ended at a minimum.
+        a: The right factor where the update is W A^T; None where it is W W^T.
     """
 
     w: Float[Tensor, "b d r"]
     loss: Float[Tensor, " b"]
     agreement: float
     converged: float
+    a: Float[Tensor, "b d r"] | None = None
 
 
 def update_logits(x: Float[Tensor, "b n t d"], w: Float[Tensor, "b d r"]) -> Float[Tensor, "b n t t"]:

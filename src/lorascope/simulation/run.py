@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +28,9 @@ from lorascope.simulation._model import (
     symmetric_noise,
     target_matrix,
 )
-from lorascope.simulation.finetune import STARTS, FinetuneData, fine_tune, update_logits
+from lorascope.simulation._overlaps import Q0_UPDATE, matrix_error, overlaps, update_error
+from lorascope.simulation.adam import ADAM_STARTS, Adam, factor_pair_logits, train_pretrained, train_update
+from lorascope.simulation.finetune import STARTS, FinetuneData, Update, fine_tune, update_logits
 from lorascope.simulation.pretrain import Solution, solve_nuclear, solve_ridge
 from lorascope.theory.points import SimulationPoint
 
@@ -34,8 +38,6 @@ PENALTIES = ("nuclear", "frobenius")
 DATA = ("fresh", "reused", "recalibrated", "active")
 GROUP_BYTES = 2**28
 """Tokens of the seeds that are simulated in one batch take at most this much memory."""
-Q0_UPDATE = 1.0
-"""Squared norm of each column of the target update, divided by d; exact in every seed."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ def simulate_pretrain(
     ridge: float | int,
     penalty: str = "nuclear",
     activation: str = "linear",
+    optimiser: Adam | None = None,
     dim: int = 100,
     seeds: int | Sequence[int] = 8,
     device: str | torch.device | None = None,
@@ -69,6 +72,7 @@ def simulate_pretrain(
         ridge: lambda of the nuclear penalty (kappa = 1), or lambda_F of the Frobenius one.
         penalty: ``nuclear`` (S >= 0) or ``frobenius`` (symmetric S).
         activation: ``linear`` or ``softmax``.
+        optimiser: How to train by Adam; None for the minimiser itself (proximal or conjugate gradients).
         dim: d.
         seeds: Number of seeds (0, 1, ...) or the seeds themselves.
         device: Where to compute; the CPU by default.
@@ -95,16 +99,17 @@ def simulate_pretrain(
     chosen = _seeds(seeds)
     settings: dict[str, Any] = {"alpha": alpha, "tokens": tokens, "kappa0": kappa0, "noise": noise, "ridge": ridge}
     settings |= {"penalty": penalty, "activation": activation}
-    _check_pretrain(settings, dim, chosen, dtype)
+    _check_pretrain(settings, dim, chosen, dtype, optimiser)
     machine = _Machine(place(device), DTYPES[dtype])
     notes: list[str] = []
 
     def group(part: list[int]) -> dict[str, Tensor]:
-        first = _first_stage(settings, dim, part, machine, progress)
+        first = _first_stage(settings, dim, part, machine, progress, optimiser)
         notes.extend(first.notes)
         return first.values
 
     samples = _grouped(group, chosen, alpha * dim**2 * tokens * dim)
+    settings |= {} if optimiser is None else optimiser.to_dict()
     return _point("pretrain", settings, dim, samples, chosen, notes, started, dtype)
 
 
@@ -118,10 +123,12 @@ def simulate_finetune(
     rank: int = 1,
     start: str = "informed",
     starts: int = 4,
+    optimiser: Adam | None = None,
     dim: int = 200,
     seeds: int | Sequence[int] = 8,
     device: str | torch.device | None = None,
     dtype: str = "float64",
+    progress: bool = False,
 ) -> SimulationPoint:
     r"""Stage 2 at finite d with a synthetic residual: LoRA on :math:`N' = \alpha' d` sequences, linear activation.
 
@@ -134,10 +141,12 @@ def simulate_finetune(
         rank: Columns of the update and of its target.
         start: ``informed``, ``random``, ``spectral`` or ``best`` (the lowest training loss of spectral and random).
         starts: Random starts.
+        optimiser: How to train by Adam; None for the minimiser itself (L-BFGS).
         dim: d.
         seeds: Number of seeds or the seeds themselves.
         device: Where to compute; the CPU by default.
         dtype: ``float64`` or ``float32``.
+        progress: Show a progress bar (Adam only).
 
     Returns:
         A point with ``m``, ``q``, ``alignment`` = m / sqrt(q), ``train_loss`` (over d), ``test_error``, ``agreement``
@@ -164,7 +173,7 @@ def simulate_finetune(
     settings |= {"rank": rank, "start": start}
     lowest = {"noise": (noise, 0.0), "ridge": (ridge, 0.0), "base_error": (base_error, 0.0), "rank": (rank, 1)}
     check(dim=dim, tokens=tokens, seeds=chosen, dtype=dtype, at_least={"alpha": (alpha, 1 / dim), **lowest})
-    _check_update(rank, start, starts, dim)
+    _check_update(rank, start, starts, dim, optimiser)
     machine = _Machine(place(device), DTYPES[dtype])
     count = round(alpha * dim)
 
@@ -173,15 +182,16 @@ def simulate_finetune(
         w0 = target_update(part, dim, rank, machine)
         nu = symmetric_noise(generators(part, "residual"), count, tokens, noise, machine.device, machine.dtype)
         data = FinetuneData(x, torch.zeros_like(nu), update_logits(x, w0) + nu)
-        found = fine_tune(
-            data, ridge, rank=rank, start=start, informed=w0, sources=generators(part, "starts"), starts=starts
+        found = _second_stage(
+            data, ridge, rank, start, w0, generators(part, "starts"), starts, "linear", optimiser, progress
         )
-        values = overlaps(found.w, w0)
-        error = (tokens + 1) / tokens * (base_error + _update_gap(found.w, w0))
+        values = overlaps(found.w, w0, found.a)
+        error = (tokens + 1) / tokens * base_error + update_error(found.w, w0, tokens, found.a)
         more = {"train_loss": found.loss, "test_error": error}
         return {**values, **more, "agreement": torch.full_like(found.loss, found.agreement)}
 
     samples = _grouped(group, chosen, count * tokens * dim)
+    settings |= {} if optimiser is None else optimiser.to_dict()
     return _point("finetune", settings, dim, samples, chosen, [], started, dtype)
 
 
@@ -203,6 +213,8 @@ def simulate_pipeline(
     starts: int = 4,
     largest: bool = False,
     test_sequences: int = 4000,
+    optimiser: Adam | None = None,
+    solve_first: bool = False,
     dim: int = 100,
     seeds: int | Sequence[int] = 8,
     device: str | torch.device | None = None,
@@ -230,6 +242,8 @@ def simulate_pipeline(
         starts: Random starts.
         largest: Let ``active`` take the largest logits instead, which the theory does not describe well.
         test_sequences: Fresh sequences a seed for the test error of softmax; the linear one is exact.
+        optimiser: How to train both stages by Adam; None for the minimisers themselves.
+        solve_first: Let Adam train stage 2 only; S is the minimiser of stage 1.
         dim: d.
         seeds: Number of seeds or the seeds themselves.
         device: Where to compute; the CPU by default.
@@ -252,11 +266,11 @@ def simulate_pipeline(
             raise unknown_name("data", kind, DATA)
     settings: dict[str, Any] = {"alpha": alpha, "tokens": tokens, "kappa0": kappa0, "noise": noise, "ridge": ridge}
     settings |= {"penalty": penalty, "activation": activation}
-    _check_pretrain(settings, dim, chosen, dtype)
+    _check_pretrain(settings, dim, chosen, dtype, None if solve_first else optimiser)
     lowest = {"ridge_finetune": (ridge_finetune, 0.0), "rank": (rank, 1), "test_sequences": (test_sequences, 1)}
     lowest |= {"alpha_finetune": (alpha_finetune, 1 / dim)}
     check(dim=dim, tokens=tokens, seeds=chosen, dtype=dtype, at_least=lowest)
-    _check_update(rank, start, starts, dim)
+    _check_update(rank, start, starts, dim, optimiser)
     if not 0 < fraction <= 1:
         raise InputError(f"fraction {fraction} must be above 0 and at most 1")
     count = round(alpha_finetune * dim)
@@ -269,34 +283,54 @@ def simulate_pipeline(
     notes: list[str] = []
     size = alpha * dim**2 * tokens * dim
     for part in _groups(chosen, size):
-        first = _first_stage(settings, dim, part, machine, progress)
+        first = _first_stage(settings, dim, part, machine, progress, None if solve_first else optimiser)
         notes.extend(first.notes)
         for kind in kinds:
             given = _second_data(first, kind, count, part, settings, fraction, largest, rank, machine)
-            second = fine_tune(
-                given,
-                ridge_finetune,
-                rank=rank,
-                start=start,
-                informed=first.w0(part, rank, machine),
-                sources=generators(part, f"starts {kind}"),
-                starts=starts,
-                activation=activation,
-            )
             w0 = first.w0(part, rank, machine)
-            values = {**first.values, **overlaps(second.w, w0), "train_loss": second.loss}
+            sources = generators(part, f"starts {kind}")
+            second = _second_stage(
+                given, ridge_finetune, rank, start, w0, sources, starts, activation, optimiser, progress
+            )
+            values = {**first.values, **overlaps(second.w, w0, second.a), "train_loss": second.loss}
             s = first.scaled(kind)
-            values |= _errors(s, first.s0, second.w, w0, part, tokens, activation, test_sequences, machine)
+            values |= _errors(s, first.s0, second, w0, part, tokens, activation, test_sequences, machine)
             found[kind].append(values)
     points = []
     for kind in kinds:
         whole = {**settings, "alpha_finetune": alpha_finetune, "ridge_finetune": ridge_finetune, "data": kind}
+        if optimiser is not None:
+            whole |= optimiser.to_dict() | {"solve_first": solve_first}
         whole |= {"rank": rank, "start": start} | (
             {"fraction": fraction, "largest": largest} if kind == "active" else {}
         )
         samples = {name: torch.cat([part[name] for part in found[kind]]).tolist() for name in found[kind][0]}
         points.append(_point("pipeline", whole, dim, samples, chosen, notes, started, dtype))
     return points
+
+
+_KEPT: ContextVar[tuple[int, dict[Any, _First]] | None] = ContextVar("kept", default=None)
+
+
+@contextlib.contextmanager
+def keep_pretrained(most: int = 1) -> Iterator[None]:
+    """Within this block, pre-trained matrices are kept for simulations that differ in stage 2 only.
+
+    Args:
+        most: Stages kept, the newest; each takes the memory of its sequences.
+
+    Example:
+        >>> common = {"alpha": 1.0, "tokens": 1, "kappa0": 1.0, "noise": 0.5, "ridge": 0.1, "dim": 8, "seeds": 1}
+        >>> with keep_pretrained():
+        ...     points = [simulate_pipeline(**common, alpha_finetune=a, ridge_finetune=0.5)[0] for a in (2.0, 4.0)]
+        >>> points[0].samples["Q"] == points[1].samples["Q"]
+        True
+    """
+    token = _KEPT.set((most, {}))
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
 
 
 @dataclass(frozen=True)
@@ -319,7 +353,54 @@ class _First:
         return target_update(part, self.s.shape[-1], rank, machine)
 
 
-def _first_stage(settings: dict[str, Any], dim: int, part: list[int], machine: _Machine, progress: bool) -> _First:
+def _second_stage(
+    data: FinetuneData,
+    ridge: float | int,
+    rank: int,
+    start: str,
+    informed: Tensor,
+    sources: list[torch.Generator],
+    starts: int,
+    activation: str,
+    optimiser: Adam | None,
+    progress: bool,
+) -> Update:
+    """The minimiser, or what Adam makes of it."""
+    common: dict[str, Any] = {"rank": rank, "start": start, "informed": informed, "sources": sources}
+    if optimiser is not None:
+        return train_update(data, ridge, optimiser, **common, activation=activation, progress=progress)
+    return fine_tune(data, ridge, **common, starts=starts, activation=activation)
+
+
+def _first_stage(
+    settings: dict[str, Any],
+    dim: int,
+    part: list[int],
+    machine: _Machine,
+    progress: bool,
+    optimiser: Adam | None = None,
+) -> _First:
+    """Stage 1 of some seeds, kept where `keep_pretrained` asks for it."""
+    kept = _KEPT.get()
+    if kept is None:
+        return _solve_first(settings, dim, part, machine, progress, optimiser)
+    most, known = kept
+    key = (tuple(sorted(settings.items())), dim, tuple(part), machine, optimiser)
+    if key not in known:
+        while len(known) >= most:
+            known.pop(next(iter(known)))
+        known[key] = _solve_first(settings, dim, part, machine, progress, optimiser)
+    return known[key]
+
+
+def _solve_first(
+    settings: dict[str, Any],
+    dim: int,
+    part: list[int],
+    machine: _Machine,
+    progress: bool,
+    optimiser: Adam | None = None,
+) -> _First:
     tokens, noise, activation = settings["tokens"], settings["noise"], settings["activation"]
     count = round(settings["alpha"] * dim**2)
     where = (machine.device, machine.dtype)
@@ -329,7 +410,12 @@ def _first_stage(settings: dict[str, Any], dim: int, part: list[int], machine: _
     xi = symmetric_noise(generators(part, "labels"), count, tokens, noise / 2, *where)
     data = Sequences(x, clean + xi, clean)
     found: Solution
-    if settings["penalty"] == "frobenius":
+    if optimiser is not None:
+        sources = generators(part, "stage 1 start")
+        found = train_pretrained(
+            data, settings["ridge"], optimiser, sources=sources, activation=activation, progress=progress
+        )
+    elif settings["penalty"] == "frobenius":
         found = solve_ridge(data, settings["ridge"], progress=progress)
     else:
         found = solve_nuclear(data, settings["ridge"], activation=activation, progress=progress)
@@ -385,7 +471,7 @@ def _uncertainty(z: Tensor, activation: str) -> Tensor:
 def _errors(
     s: Tensor,
     s0: Tensor,
-    w: Tensor,
+    update: Update,
     w0: Tensor,
     part: list[int],
     tokens: int,
@@ -395,18 +481,20 @@ def _errors(
 ) -> dict[str, Tensor]:
     """Error of the noiseless target on fresh sequences: exact if linear, by sampling with softmax."""
     dim = s.shape[-1]
+    w, a = update.w, update.a
+    product = w @ (w if a is None else a).mT
     if activation == "linear":
-        gap = s - s0 + (w @ w.mT - w0 @ w0.mT) / math.sqrt(dim)
-        factor = (tokens + 1) / tokens
+        gap = s - s0 + (product - w0 @ w0.mT) / math.sqrt(dim)
         tau = torch.diagonal(s - s0, dim1=-2, dim2=-1).sum(-1) / dim
-        grown = (w.square().sum((-2, -1)) - w0.square().sum((-2, -1))) / dim
+        grown = (torch.diagonal(product, dim1=-2, dim2=-1).sum(-1) - w0.square().sum((-2, -1))) / dim
         return {
-            "test_error": factor * _trace(gap, gap) / dim,
-            "test_error_overlaps": factor * (_trace(s - s0, s - s0) / dim + _update_gap(w, w0)),
-            "correction": 2 * factor * tau * grown / math.sqrt(dim),
+            "test_error": matrix_error(gap, tokens),
+            "test_error_overlaps": matrix_error(s - s0, tokens) + update_error(w, w0, tokens, a),
+            "correction": 2 * (tokens + 1) / tokens * tau * grown / math.sqrt(dim),
         }
     x = normal(generators(part, "test tokens"), (test_sequences, tokens, dim), machine.device, machine.dtype)
-    student, target = logits(x, s) + update_logits(x, w), logits(x, s0) + update_logits(x, w0)
+    change = update_logits(x, w) if a is None else factor_pair_logits(x, w, a)
+    student, target = logits(x, s) + change, logits(x, s0) + update_logits(x, w0)
     return {"test_error": loss_and_slope(student, target, activation)[0].mean(1)}
 
 
@@ -416,21 +504,6 @@ def target_update(part: Sequence[int], dim: int, rank: int, machine: _Machine) -
     q, r = torch.linalg.qr(drawn)
     columns: Tensor = q * torch.diagonal(r, dim1=-2, dim2=-1).sign()[:, None, :]
     return columns * math.sqrt(dim * Q0_UPDATE)
-
-
-def overlaps(w: Float[Tensor, "b d r"], w0: Float[Tensor, "b d r"]) -> dict[str, Tensor]:
-    """``m``, ``q`` and ``alignment`` of an update with its target, free of signs and rotations."""
-    dim, rank = w.shape[-2:]
-    m = torch.linalg.svdvals(w.mT @ w0).sum(-1) / (dim * rank)
-    q = w.square().sum((-2, -1)) / (dim * rank)
-    return {"m": m, "q": q, "alignment": m / (q * Q0_UPDATE).sqrt().clamp_min(1e-12)}
-
-
-def _update_gap(w: Tensor, w0: Tensor) -> Tensor:
-    """|W W^T - W* W*^T|^2 / d^2 without a matrix of d x d."""
-    dim = w.shape[-2]
-    own, cross, target = w.mT @ w, w.mT @ w0, w0.mT @ w0
-    return (own.square() - 2 * cross.square() + target.square()).sum((-2, -1)) / dim**2
 
 
 def _trace(a: Tensor, b: Tensor) -> Tensor:
@@ -446,7 +519,9 @@ def _seeds(seeds: int | Sequence[int]) -> list[int]:
     return list(seeds)
 
 
-def _check_pretrain(settings: dict[str, Any], dim: int, seeds: list[int], dtype: str) -> None:
+def _check_pretrain(
+    settings: dict[str, Any], dim: int, seeds: list[int], dtype: str, optimiser: Adam | None = None
+) -> None:
     lowest: dict[str, tuple[float | int, float | int]] = {"alpha": (settings["alpha"], 1 / dim**2)}
     lowest |= {
         "kappa0": (settings["kappa0"], 0.0),
@@ -466,15 +541,20 @@ def _check_pretrain(settings: dict[str, Any], dim: int, seeds: list[int], dtype:
     if settings["penalty"] not in PENALTIES:
         raise unknown_name("penalty", settings["penalty"], PENALTIES)
     if settings["penalty"] == "frobenius":
+        if optimiser is not None:
+            raise InputError(
+                "Adam trains factors, whose decay is penalty 'nuclear': use that, or leave the optimiser out"
+            )
         if settings["activation"] != "linear":
             raise InputError("penalty 'frobenius' is solved with activation 'linear' only: use penalty 'nuclear'")
         if settings["ridge"] == 0:
             raise InputError("ridge 0 with penalty 'frobenius' has no unique solution: give a number above 0")
 
 
-def _check_update(rank: int, start: str, starts: int, dim: int) -> None:
-    if start not in STARTS:
-        raise unknown_name("start", start, STARTS)
+def _check_update(rank: int, start: str, starts: int, dim: int, optimiser: Adam | None = None) -> None:
+    known = STARTS if optimiser is None else ADAM_STARTS
+    if start not in known:
+        raise unknown_name("start", start, known)
     if not 1 <= rank <= dim:
         raise InputError(f"rank {rank} must be from 1 to dim {dim}")
     if starts < 1:

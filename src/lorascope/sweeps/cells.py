@@ -20,6 +20,10 @@ TRAINING_ONLY = (
     "dropout",
     "use_rslora",
     "use_dora",
+    "init",
+    "init_rows",
+    "elastic",
+    "beta_learning_rate",
     "preset",
     "learning_rate",
     "optimizer",
@@ -176,11 +180,11 @@ def cell_name(spec: RunSpec) -> str:
     if changed.get("length") is not None:
         parts.append(f"len{changed['length'][0]}-{changed['length'][1]}")
         written.add("length")
-    for key in ("init", "prompt", "model", "task"):
+    for key in ("quantize", "elastic", "init", "prompt", "model", "task"):
         if key in changed:
-            slug = _slug(str(changed[key]))
+            slug = f"elastic-{changed[key]}" if key == "elastic" else _slug(str(changed[key]))
             parts.append(slug)
-            if slug == changed[key]:
+            if slug == changed[key] or key == "elastic":
                 written.add(key)
     rest = {key: value for key, value in sorted(changed.items()) if key not in written}
     if rest:

@@ -16,7 +16,12 @@ PROMPTS = ("prompt1", "prompt2", "prompt3")
 
 
 def full_sweep(
-    models: Sequence[str], tasks: Sequence[str] = TASKS, *, seeds: int = 3, data: dict[str, str]
+    models: Sequence[str],
+    tasks: Sequence[str] = TASKS,
+    *,
+    seeds: int = 3,
+    first_seed: int = 0,
+    data: dict[str, str],
 ) -> SweepSpec:
     """The paper's grid: ranks 32, 128, 512; shared layers in groups of 8, 4, 2; lengths; prompts; its recipe.
 
@@ -24,6 +29,7 @@ def full_sweep(
         models: Base models, hub ids or folders.
         tasks: Names of multiple-choice tasks.
         seeds: Seeds of each cell; the paper names none and shows one run.
+        first_seed: The first of them.
         data: Task -> local folder with its rows, instead of the hub.
 
     Returns:
@@ -37,7 +43,7 @@ def full_sweep(
     for model in models:
         for task in tasks:
             head: dict[str, Any] = {"model": model, "task": task, "data_dir": data.get(task)}
-            for seed in range(seeds):
+            for seed in range(first_seed, first_seed + seeds):
                 cells += [{**head, "rank": rank, "seed": seed} for rank in (32, 128, 512)]
                 cells += [{**head, "rank": 32, "share": share, "seed": seed} for share in SHARES]
                 cells += [
@@ -50,24 +56,39 @@ def full_sweep(
     return SweepSpec(base=base, cells=cells)
 
 
-def reduced_sweep(model: str, task: str, *, seeds: int = 2, data_dir: str | None = None) -> SweepSpec:
+def reduced_sweep(
+    model: str,
+    task: str,
+    *,
+    seeds: int = 2,
+    first_seed: int = 0,
+    lengths: Sequence[tuple[int, int]] = (),
+    data_dir: str | None = None,
+) -> SweepSpec:
     """A cut-down grid: three ranks and three sizes of training set, and along the other axes one rank only.
 
     On the embedded 135M model and the towns task this takes about half an hour on two cores. Ranks are 4, 16 and 64,
     since 512 is nearly the width of such a model; training is the ``quick`` preset; 100 questions are scored and 32 rows
-    measured; prompts and lengths have one seed, and lengths are bins that short rows fall into.
+    measured; prompts and lengths have one seed. The paper's bins of 100 tokens hold all or none of the rows of a task with
+    short prompts, so that the bins are an argument: `lorascope.tasks.length_bins` finds some.
 
     Args:
         model: Base model.
         task: A multiple-choice task.
         seeds: Seeds of the ranks, the sizes and the shared layers.
+        first_seed: The first of them; another one adds runs that can be joined with earlier ones.
+        lengths: Bins of prompt lengths, lowest and highest number of tokens; none leaves this axis out.
         data_dir: Local folder with the rows of a hub task.
 
     Returns:
-        The sweep.
+        The sweep. The cells that take longest come first and the base model comes last, so that workers end together.
 
     Raises:
         InputError: There is no seed.
+
+    Example:
+        >>> len(reduced_sweep("smollm2", "towns", lengths=[(21, 22), (23, 23), (24, 29)]).expand())
+        31
     """
     if seeds < 1:
         raise InputError(f"seeds {seeds} must be at least 1")
@@ -79,11 +100,10 @@ def reduced_sweep(model: str, task: str, *, seeds: int = 2, data_dir: str | None
         "eval_limit": 100,
         "measure_limit": 32,
     }
-    most = 320
-    cells: list[dict[str, Any]] = [{"rank": 0}]
-    cells += [
-        {"rank": 16, "train_limit": most, "share": share, "seed": seed} for share in SHARES for seed in range(seeds)
-    ]
-    cells += [{"rank": 16, "train_limit": most, "prompt": prompt, "seed": 0} for prompt in PROMPTS]
-    grid = {"seed": list(range(seeds)), "train_limit": [40, 120, most], "rank": [4, 16, 64]}
-    return SweepSpec(base=base, grid=grid, cells=cells)
+    most, chosen = 320, list(range(first_seed, first_seed + seeds))
+    one = {"rank": 16, "train_limit": most, "seed": first_seed}
+    cells: list[dict[str, Any]] = [{**one, "prompt": prompt} for prompt in PROMPTS]
+    cells += [{**one, "length": list(bin_)} for bin_ in lengths]
+    cells += [{**one, "share": share, "seed": seed} for share in SHARES for seed in chosen]
+    cells += [{"rank": 0}]
+    return SweepSpec(base=base, grid={"seed": chosen, "train_limit": [40, 120, most], "rank": [4, 16, 64]}, cells=cells)

@@ -17,6 +17,9 @@ from lorascope.results import RunRecord
 from lorascope.sweeps.cells import Cell, plain_spec
 from lorascope.sweeps.folder import SweepFolder
 
+QUANTIZATION = ("bits_per_weight", "code_entropy_bits", "seconds_quantizing")
+"""Columns before those of `COSTS`, there if any cell's base is quantised."""
+
 HEAD = ("name", "status", "reason", "N", "R", "D", "D_tokens", "length", "seed", "task", "model", "share", "prompt")
 """The first columns of the table, there for every sweep."""
 
@@ -25,6 +28,8 @@ COSTS = (
     "seconds_measuring",
     "seconds_evaluating",
     "seconds_total",
+    "cpu_seconds_training",
+    "threads",
     "train_steps",
     "train_tokens_seen",
     "adapter_parameters",
@@ -41,9 +46,9 @@ def sweep_table(
     """All cells of a sweep as a table, read from their records.
 
     Columns: those of `HEAD`; every other setting that differs between cells; every metric that any cell has; those of
-    `COSTS`. ``N`` is the number of distinct parameters of the base model, ``R`` the rank (0 is the base model), ``D``
-    the number of distinct training rows that were seen and ``D_tokens`` their tokens (both 0 where nothing is trained).
-    What is not known is missing (NaN in pandas, empty in CSV).
+    `QUANTIZATION` if a base is quantised; those of `COSTS`. ``N`` is the number of distinct parameters of the base model,
+    ``R`` the rank (0 is the base model), ``D`` the number of distinct training rows that were seen and ``D_tokens`` their
+    tokens (both 0 where nothing is trained). What is not known is missing (NaN in pandas, empty in CSV).
 
     Args:
         folder: Folder of the sweep.
@@ -66,9 +71,10 @@ def sweep_table(
     rows = [_row(place, cell, varying, cache) for cell in cells]
     found = {name for row in rows for name in row["totals"]}
     metrics = [*(name for name in METRICS if name in found), *sorted(found - METRICS.keys())]
+    stored = [name for name in QUANTIZATION if any(name in row["costs"] for row in rows)]
     flat = [{**row["head"], **{name: row["totals"].get(name) for name in metrics}, **row["costs"]} for row in rows]
-    table = pd.DataFrame.from_records(flat, columns=[*HEAD, *varying, *metrics, *COSTS])
-    for name in ("N", "D", "D_tokens", "share", "train_steps", "train_tokens_seen", "adapter_parameters"):
+    table = pd.DataFrame.from_records(flat, columns=[*HEAD, *varying, *metrics, *stored, *COSTS])
+    for name in ("N", "D", "D_tokens", "share", "threads", "train_steps", "train_tokens_seen", "adapter_parameters"):
         table[name] = table[name].astype("Int64")
     table["peak_memory_bytes"] = table["peak_memory_bytes"].astype("Int64")
     return table
@@ -122,6 +128,8 @@ def _row(
     head["D"], head["D_tokens"] = _data_seen(cell, record.counts, costs)
     found = {name: costs.get(name) for name in COSTS}
     found["adapter_parameters"] = record.counts.get("adapter_parameters", costs.get("adapter_parameters"))
+    if (facts := record.settings.get("quantization")) is not None:
+        found |= {name: facts.get(name.removesuffix("_quantizing")) for name in QUANTIZATION}
     return {"head": head, "totals": dict(record.totals), "costs": found}
 
 

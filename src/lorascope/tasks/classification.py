@@ -40,11 +40,12 @@ class LabelledText:
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """An image file with the index or name of its class."""
+    """An image with the index or name of its class: a file, or the bytes of one that a Parquet row held."""
 
     path: Path
     label: int | str
     where: str
+    data: bytes | None = None
 
 
 LabelledRow: TypeAlias = LabelledText | LabelledImage

@@ -16,8 +16,9 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import torch
@@ -96,7 +97,8 @@ def load_model_and_tokenizer(
 
     Raises:
         InputError: The dtype is unknown.
-        ModelError: There is no such model, it is not a causal language model, or it has no tokenizer.
+        ModelError: There is no such model, it is not a causal language model, it has no tokenizer, or its file lacks
+            weights, which would be random.
         MissingDependencyError: The embedded model is asked for and not installed.
 
     Example:
@@ -105,19 +107,57 @@ def load_model_and_tokenizer(
     if dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
     source = resolve_model(name_or_path)
-    with quiet_transformers():
+    auto: Any = AutoModelForCausalLM
+    with quiet_transformers(reports=True), preserved_random_state():
         try:
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=DTYPES[dtype], trust_remote_code=False)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            model, info = auto.from_pretrained(
+                source, dtype=DTYPES[dtype], trust_remote_code=False, output_loading_info=True
+            )
+        except (OSError, ValueError, KeyError, RuntimeError, AssertionError, SafetensorError) as error:
             raise ModelError(why_not(str(name_or_path), "model", error)) from error
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise ModelError(why_not(str(name_or_path), "tokenizer", error)) from error
+        _check_whole(str(name_or_path), model, info["missing_keys"])
+    tokenizer = load_tokenizer(name_or_path)
     model.train(False)
     if device is not None:
         torch.nn.Module.to(model, device)
     return model, tokenizer
+
+
+def _check_whole(name: str, model: PreTrainedModel, missing: Collection[str]) -> None:
+    """Refuse a model some of whose weights transformers had to draw at random, which it does with a mere warning."""
+    lost = sorted({key for key, _ in model.named_parameters()}.intersection(missing))
+    if lost:
+        head = "it was saved without its language-model head" if lost == ["lm_head.weight"] else "it is not whole"
+        raise ModelError(
+            f"model '{name}' lacks {len(lost)} of its weights, such as '{lost[0]}', and would have random ones ({head}): "
+            "save or download it again as a causal language model"
+        )
+
+
+def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model without the model.
+
+    Args:
+        name_or_path: ``"smollm2"`` (embedded, no network), a local folder, or a hub id.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        ModelError: There is no such model, or it has no tokenizer.
+        MissingDependencyError: The embedded model is asked for and not installed.
+
+    Example:
+        >>> load_tokenizer("smollm2").vocab_size  # doctest: +SKIP
+        49152
+    """
+    source = resolve_model(name_or_path)
+    with quiet_transformers():
+        try:
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise ModelError(why_not(str(name_or_path), "tokenizer", error)) from error
+    return tokenizer
 
 
 def resolve_model(name_or_path: str | Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from lorascope.tasks.classification import (
 from lorascope.tasks.classifiers import Classes
 from lorascope.tasks.files import SPLITS, SUFFIXES
 
+# In Parquet also {"image": {"bytes", "path"}, "label"}, as datasets writes images.
 IMAGE_FORMAT = '{"image": path, "label"} or a folder with a folder of images for each class'
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -37,7 +39,8 @@ def load_labelled_images(name: str) -> LabelledTask:
     Args:
         name: A folder of class folders (``cat/1.png``, ``dog/2.png``), or of splits with class folders
             (``test/cat/1.png``), as the ``imagefolder`` of datasets; or a JSONL or Parquet file of rows ``{"image":
-            path, "label"}`` (or a folder with one for each split), with paths relative to that file.
+            path, "label"}`` (or a folder with one for each split), with paths relative to that file. Parquet rows may hold
+            the images themselves, ``{"image": {"bytes", "path"}, "label"}``, as datasets writes them.
 
     Returns:
         The task. Class folders keep their names as labels; see `number_folders`.
@@ -86,7 +89,13 @@ def _image_row(values: Mapping[str, Any], where: str, folder: Path) -> LabelledI
     if "image" not in values and "text" in values:
         raise DataError(f"{where}: a row of text, but the adapter is of an image classifier: rows are {IMAGE_FORMAT}")
     label = label_of(values, "image", where, IMAGE_FORMAT)
-    path = folder / Path(text_of(values["image"], "image", where)).expanduser()
+    image = values["image"]
+    held = image if isinstance(image, Mapping) else {"bytes": image}
+    if isinstance(held.get("bytes"), bytes):
+        return LabelledImage(Path(held.get("path") or "in the row"), label, where, held["bytes"])
+    if held.get("bytes") is None and isinstance(held.get("path"), str):
+        image = held["path"]
+    path = folder / Path(text_of(image, "image", where)).expanduser()
     if not path.is_file():
         raise DataError(f"{where}: no image '{path}': give its path, relative to the folder of this file")
     return LabelledImage(path, label, where)
@@ -174,7 +183,7 @@ class _Images(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self._rows[index]
         try:
-            with row.path.open("rb") as file:
+            with row.path.open("rb") if row.data is None else io.BytesIO(row.data) as file:
                 image = load_image(self._pillow.open(file))  # turned upright, in RGB
             image = image.convert("L") if self._channels == 1 else image
             pixels = self._processor(images=[image], return_tensors="pt")["pixel_values"][0].to(self._dtype)
@@ -206,7 +215,8 @@ def digest_images(rows: Sequence[LabelledImage]) -> str:
     digest = hashlib.sha256()
     for row in rows:
         try:
-            digest.update(sha256_of(row.path).encode())
+            whole = sha256_of(row.path) if row.data is None else hashlib.sha256(row.data).hexdigest()
+            digest.update(whole.encode())
         except OSError as error:
             raise DataError(
                 f"image '{row.path}' cannot be read ({error.strerror}): replace it, or leave it out"

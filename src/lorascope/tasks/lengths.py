@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +69,41 @@ def prompt_lengths(task: Task, tokenizer: PreTrainedTokenizerBase, split: str) -
         return [len(tokenize(tokenizer, row.text, special=False)) for row in rows]
     encoded = encode_task(task, tokenizer, split, max_length=_ANY)
     return [next(i for i, label in enumerate(f["labels"]) if label != IGNORE_INDEX) for f in encoded.features]
+
+
+def length_bins(task: Task, tokenizer: PreTrainedTokenizerBase, count: int = 3) -> list[tuple[int, int]]:
+    """Cut the lengths of a task's prompts into bins that hold about as many train rows each.
+
+    For tasks whose prompts do not reach the paper's bins of 100 tokens.
+
+    Args:
+        task: The task, with the splits ``train`` and ``test``.
+        tokenizer: The model's tokenizer.
+        count: Bins, at least 2.
+
+    Returns:
+        Lowest and highest number of tokens of each bin, both included, from the shortest to the longest prompt. Fewer than
+        ``count`` where prompts differ too little in length; none where no two bins hold a train and a test row each.
+
+    Raises:
+        InputError: ``count`` is below 2.
+        DataError: The task has no such split, or a row cannot be encoded.
+
+    Example:
+        >>> length_bins(load_task("towns"), tokenizer)  # doctest: +SKIP
+        [(21, 22), (23, 23), (24, 29)]
+    """
+    if count < 2:
+        raise InputError(f"count {count} must be at least 2: one bin is the whole task")
+    train, test = (sorted(prompt_lengths(task, tokenizer, split)) for split in ("train", "test"))
+    below = {level: bisect.bisect_right(train, level) for level in sorted(set(train))[:-1]}
+    ends = {
+        min(below, key=lambda level: abs(below[level] - len(train) * part / count)) for part in range(1, count) if below
+    }
+    edges = [min(train[0], test[0]) - 1, *sorted(ends), max(train[-1], test[-1])]
+    bins = [(low + 1, high) for low, high in itertools.pairwise(edges) if low < high]
+    full = [(low, high) for low, high in bins if all(any(low <= n <= high for n in split) for split in (train, test))]
+    return full if len(full) > 1 else []
 
 
 def with_length(

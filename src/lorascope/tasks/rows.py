@@ -217,7 +217,9 @@ def warn_of_repeated_choices(rows: Sequence[Row]) -> None:
 def _chat_row(messages: Any, where: str) -> ChatRow:
     if isinstance(messages, np.ndarray):
         messages = messages.tolist()
-    if isinstance(messages, str) or not isinstance(messages, Sequence) or not messages:
+    if isinstance(messages, Sequence) and not isinstance(messages, str) and not messages:
+        raise DataError(f"{where}: 'messages' is empty: give a 'user' and an 'assistant' message, or delete the row")
+    if isinstance(messages, str) or not isinstance(messages, Sequence):
         raise DataError(f'{where}: \'messages\' must be a list of {{"role", "content"}}, not {_type(messages)}')
     pairs = []
     for index, message in enumerate(messages):

@@ -1,29 +1,54 @@
-"""Extension: fine-tuning with an update of rank r of at least T, as order parameters. Ours; see docs/science/theory_extension.md."""
+"""Extension: fine-tuning with an update of rank r of at least T; ours, see docs/science/theory_extension.md."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
 
-from lorascope.core.errors import DataError, InputError
+from lorascope.core.errors import InputError, unknown_name
+from lorascope.theory._fixed_point import (
+    SMALLEST,
+    STARTS,
+    TOLERANCE,
+    Response,
+    State,
+    choose,
+    iterate,
+    respond,
+)
+from lorascope.theory._prox import Array, sobol_normals, symmetric
+from lorascope.theory._record import (
+    JUMP_LIMIT,
+    Q0_UPDATE,
+    Record,
+    above_zero,
+    at_least_zero,
+    check_samples,
+    check_tokens,
+)
 
-Array = NDArray[np.float64]
-SCHEMA_VERSION = 1
-JUMP_LIMIT = 0.2
-Q0_UPDATE = 1.0
+COARSE = 2**8
+"""Points of the first pass, in which every start runs; the chosen one goes on with all points."""
+COLLAPSED = 1e-3
+"""Squared norm of a column over d below which its direction says nothing."""
+MOST_FIELDS = 64
+"""Largest T r: the average is over 2 T r + T(T+1)/2 dimensions."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankFineTuning:
+class RankFineTuning(Record):
     """Order parameters of stage 2 with r columns, student and target alike.
 
     Attributes:
+        alpha: N' / d.
+        tokens: T.
+        ridge: lambda'.
+        noise: Dn.
         rank: r.
+        base_error: What pre-training adds to the test error before the factor (T+1)/T.
         m: Overlap of each column of W with its column of W*, over d, in the frame where W^T W* is positive.
         q: Squared norm of a column over d.
         v: Susceptibility.
@@ -32,13 +57,19 @@ class RankFineTuning:
         test_error: Of the noiseless target, with the base error.
         jump: Share of the samples at which I - k4 B has a negative eigenvalue, where the minimiser of a sample's energy is
             one of several local minima.
+        start: The start whose solution has the lowest energy.
         converged: Whether the last change was below the tolerance.
         iterations: Of the fixed point.
         warnings: Why the number is not to be trusted; empty if nothing is known against it.
         schema_version: Version of this layout.
     """
 
+    alpha: float
+    tokens: int
+    ridge: float
+    noise: float
     rank: int
+    base_error: float
     m: float
     q: float
     v: float
@@ -46,34 +77,25 @@ class RankFineTuning:
     train_loss: float
     test_error: float
     jump: float
+    start: str
     converged: bool
     iterations: int
     warnings: list[str] = field(default_factory=list)
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = 1
 
     kind: ClassVar[str] = "rank_fine_tuning"
 
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready mapping."""
-        return {"kind": self.kind, **asdict(self)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> RankFineTuning:
-        """Build a result from what `to_dict` made.
-
-        Raises:
-            DataError: It is something else, or of another version.
-        """
-        if values.get("kind") != cls.kind or values.get("schema_version") != SCHEMA_VERSION:
-            raise DataError(f"no {cls.kind} of schema_version {SCHEMA_VERSION}: make it again")
-        return cls(**{name: value for name, value in values.items() if name != "kind"})
+    @property
+    def valid(self) -> bool:
+        """Whether there is no warning."""
+        return not self.warnings
 
 
-def prox(omega: Array, b: Array, k4: float, *, most: int = 60) -> tuple[Array, Array]:
+def prox(omega: Array, b: Array, k4: float, *, start: Array | None = None, most: int = 60) -> tuple[Array, Array]:
     r"""The X that minimises :math:`|X - \Omega|_F^2 + (k_4/2) |X X^T - B|_F^2`, exactly, for r >= T.
 
-    :math:`|XX^T|^2 = \max_\Lambda 2\,\mathrm{tr}\,\Lambda X X^T - |\Lambda|^2` turns the quartic into a quadratic in X with the
-    matrix :math:`A = I + k_4 (\Lambda - B)`, to be kept positive. Its dual is the convex problem
+    :math:`|XX^T|^2 = \max_\Lambda 2\,\mathrm{tr}\,\Lambda X X^T - |\Lambda|^2` turns the quartic into a quadratic in X with
+    the matrix :math:`A = I + k_4 (\Lambda - B)`, to be kept positive. Its dual is the convex problem
 
     .. math:: \min_{A > 0}\; \mathrm{tr}\, \Omega\Omega^T A^{-1} + \tfrac{1}{2 k_4} |A - C|_F^2, \qquad C = I - k_4 B.
 
@@ -84,6 +106,7 @@ def prox(omega: Array, b: Array, k4: float, *, most: int = 60) -> tuple[Array, A
         omega: Omega of (n, T, r).
         b: B of (n, T, T), symmetric.
         k4: 4 v / T^2, positive.
+        start: Positive matrices of (n, T, T) to begin Newton's method at, for instance the A of a similar problem.
         most: Newton steps.
 
     Returns:
@@ -91,17 +114,15 @@ def prox(omega: Array, b: Array, k4: float, *, most: int = 60) -> tuple[Array, A
 
     Example:
         >>> x, _ = prox(np.array([[[2.0]]]), np.array([[[1.0]]]), 1.0)
-        >>> round(float(x[0, 0, 0] + x[0, 0, 0] * (x[0, 0, 0] ** 2 - 1.0)), 9)
+        >>> round(float(x[0, 0, 0] + x[0, 0, 0] * (x[0, 0, 0] ** 2 - 1.0)), 6)
         2.0
     """
     count, tokens, _ = omega.shape
     eye = np.eye(tokens)
-    weight = omega @ omega.transpose(0, 2, 1)
+    weight = np.asarray(omega @ omega.transpose(0, 2, 1))
     c = eye - k4 * b
-    values, vectors = np.linalg.eigh(c)
-    lift = np.cbrt(k4 * np.trace(weight, axis1=1, axis2=2))[:, None] + 1e-9
-    a = (vectors * (np.maximum(values, 0) + lift)[:, None, :]) @ vectors.transpose(0, 2, 1)
-    inverse = np.linalg.inv(a)
+    a = _first_guess(c, weight, k4) if start is None else start
+    inverse = np.asarray(np.linalg.inv(a), dtype=np.float64)
     energy = _dual(a, inverse, weight, c, k4)
     for _ in range(most):
         pulled = inverse @ weight @ inverse
@@ -117,7 +138,7 @@ def prox(omega: Array, b: Array, k4: float, *, most: int = 60) -> tuple[Array, A
             tried = a + length[:, None, None] * step
             positive = np.linalg.eigvalsh(tried)[:, 0] > 0
             tried = np.where(positive[:, None, None], tried, a)
-            new_inverse = np.linalg.inv(tried)
+            new_inverse = np.asarray(np.linalg.inv(tried), dtype=np.float64)
             new_energy = _dual(tried, new_inverse, weight, c, k4)
             fine = positive & (new_energy <= energy - 1e-4 * length * decrement + 1e-13 * np.abs(energy))
             if fine.all():
@@ -129,6 +150,14 @@ def prox(omega: Array, b: Array, k4: float, *, most: int = 60) -> tuple[Array, A
         if not fine.any():
             break
     return inverse @ omega, a
+
+
+def _first_guess(c: Array, weight: Array, k4: float) -> Array:
+    """The positive part of C, lifted off the border by what a single token's equation gives."""
+    values, vectors = np.linalg.eigh(c)
+    lift = np.cbrt(k4 * np.trace(weight, axis1=1, axis2=2))[:, None] + 1e-9
+    found: Array = (vectors * (np.maximum(values, 0) + lift)[:, None, :]) @ vectors.transpose(0, 2, 1)
+    return found
 
 
 def _dual(a: Array, inverse: Array, weight: Array, c: Array, k4: float) -> Array:
@@ -150,10 +179,11 @@ def finetune_rank(
     noise: float | int,
     rank: int,
     base_error: float | int = 0.0,
-    samples: int = 2**12,
-    tolerance: float = 5e-5,
-    most: int = 300,
+    samples: int | None = None,
+    start: str | None = None,
     seed: int = 0,
+    tolerance: float = TOLERANCE,
+    most: int = 80,
 ) -> RankFineTuning:
     r"""Stage 2 for an update of rank r >= T on a frozen matrix that pre-training left with residual variance Dn.
 
@@ -169,10 +199,11 @@ def finetune_rank(
         noise: Dn.
         rank: r, at least T (below that the prox has no exact form that we know; r = 1 is `lorascope.theory.finetune`).
         base_error: Q0 - 2M + Q, what pre-training adds to the test error.
-        samples: Quasi-random points, a power of two, each used with h and with -h.
+        samples: Quasi-random points, a power of two, each used with h and with -h; by default more for more fields.
+        start: Name of one start; None for all of them, of which the solution of lowest energy counts.
+        seed: Of the scrambling.
         tolerance: Largest change of m, q and v at which the iteration stops.
         most: Iterations.
-        seed: Of the scrambling.
 
     Returns:
         The order parameters, with warnings where they are not to be trusted.
@@ -185,105 +216,112 @@ def finetune_rank(
         >>> found.converged, round(found.alignment, 2)
         (True, 0.99)
     """
-    _check(alpha, tokens, ridge, noise, rank, base_error, samples)
-    c, q0 = 1 / tokens**2, Q0_UPDATE
-    h, u, nu = _draw(tokens, rank, samples, float(noise), seed)
-    eye = np.eye(tokens)
-    m, q, v = 0.9, 1.0, 0.1
-    converged, iterations, jump, loss = False, 0, 0.0, 0.0
-    for iterations in range(1, most + 1):  # noqa: B007 - the count is part of the result
-        omega = math.sqrt(q) * h
-        star = (m / math.sqrt(q)) * h + math.sqrt(max(q0 - m * m / q, 0.0)) * u
-        b = star @ star.transpose(0, 2, 1) + nu + rank * (q - q0) * eye
-        k4 = 4 * v * c
-        x, _ = prox(omega, b, k4)
-        gap = x @ x.transpose(0, 2, 1) - b
-        g = (x - omega) / v
-        gs, gw = float((g * star).sum((1, 2)).mean()) / rank, float((g * omega).sum((1, 2)).mean()) / rank
-        det = max(q0 * q - m * m, 1e-12)
-        mh = alpha * (q * gs - m * gw) / det
-        qh = alpha * float((g * g).sum((1, 2)).mean()) / rank
-        vh = -alpha * (q0 * gw - m * gs) / det - 4 * alpha * c * float(np.trace(gap, axis1=1, axis2=2).mean())
-        stiffness = vh + 2 * ridge
-        if not math.isfinite(stiffness) or stiffness <= 0:
-            break
-        v_new = 1 / stiffness
-        m_new, q_new = mh * q0 * v_new, (mh * mh * q0 + qh) * v_new**2
-        change = max(abs(m_new - m), abs(q_new - q), abs(v_new - v))
-        m, q, v = (0.3 * old + 0.7 * new for old, new in ((m, m_new), (q, q_new), (v, v_new)))
-        loss = alpha * c * float((gap * gap).sum((1, 2)).mean()) + ridge * rank * q
-        jump = float((np.linalg.eigvalsh(eye - k4 * b)[:, 0] < 0).mean())
-        if m * m > q * q0:  # rounding at the very start of a good fit
-            m = math.sqrt(q * q0) * (1 - 1e-9)
-        if change < tolerance:
-            converged = True
-            break
-        if q < 1e-6:
-            break
-    factor = (tokens + 1) / tokens
-    alignment = m / math.sqrt(q * q0) if q > 1e-6 else 0.0
-    error = factor * (base_error + rank * (q * q + q0 * q0 - 2 * m * m))
+    _check(alpha, tokens, ridge, noise, rank, base_error)
+    count = default_samples(tokens, rank) if samples is None else samples
+    check_samples(count)
+    names = list(STARTS) if start is None else [start]
+    if start is not None and start not in STARTS:
+        raise unknown_name("start", start, STARTS)
+
+    def solve(points: int, begin: State, accuracy: float) -> State:
+        sequences = _Sequences(float(alpha), rank, *_draw(tokens, rank, points, float(noise), seed))
+        # Per column: iterate() adds ridge * q, so that the energy is that of one column.
+        return iterate(sequences.respond, begin, alpha / rank, ridge, tolerance=accuracy, most=most)
+
+    begins = {name: State(*STARTS[name], name) for name in names}
+    if len(names) > 1:
+        tried = [solve(min(COARSE, count), begin, max(tolerance, 5e-4)) for begin in begins.values()]
+        chosen = choose(tried)
+        begin = chosen if chosen.q > SMALLEST and chosen.converged else begins[chosen.start]
+    else:
+        begin = begins[names[0]]
+    found = solve(count, begin, tolerance)
+    gap = found.q**2 + Q0_UPDATE**2 - 2 * found.m**2
     return RankFineTuning(
+        alpha=float(alpha),
+        tokens=tokens,
+        ridge=float(ridge),
+        noise=float(noise),
         rank=rank,
-        m=m,
-        q=q,
-        v=v,
-        alignment=alignment,
-        train_loss=loss,
-        test_error=error,
-        jump=jump,
-        converged=converged,
-        iterations=iterations,
-        warnings=_warnings(converged, jump, iterations, q),
+        base_error=float(base_error),
+        m=found.m,
+        q=found.q,
+        v=found.v,
+        alignment=found.alignment(),
+        train_loss=rank * found.loss,
+        test_error=(tokens + 1) / tokens * (base_error + rank * gap),
+        jump=found.jump,
+        start=found.start,
+        converged=found.converged,
+        iterations=found.iterations,
+        warnings=_words(found),
     )
+
+
+class _Sequences:
+    """Sequences with T x r fields, over which the averages are taken; keeps the last A of each to start from."""
+
+    def __init__(self, alpha: float, rank: int, h: Array, u: Array, nu: Array) -> None:
+        self.alpha, self.rank, self.h, self.u, self.nu = alpha, rank, h, u, nu
+        self.last: Array | None = None
+
+    def respond(self, m: float, q: float, v: float) -> Response:
+        """Averages at order parameters, for one of the r equal columns."""
+        count, tokens, rank = self.h.shape
+        omega = math.sqrt(q) * self.h
+        star = (m / math.sqrt(q)) * self.h + math.sqrt(max(Q0_UPDATE - m * m / q, 0.0)) * self.u
+        eye = np.eye(tokens)
+        b = star @ star.transpose(0, 2, 1) + self.nu + rank * (q - Q0_UPDATE) * eye
+        k4 = 4 * v / tokens**2
+        x, self.last = prox(omega, b, k4, start=self.last)
+        gap = x @ x.transpose(0, 2, 1) - b
+        loss = (gap * gap).sum((1, 2)) / tokens**2
+        # |W|^2/d is r q, so that the derivative by the q of one column is that by the whole; alpha / r divides it again.
+        slope = -2 * rank / tokens**2 * np.trace(gap, axis1=1, axis2=2)
+        jump = float((np.linalg.eigvalsh(eye - k4 * b)[:, 0] < 0).mean())
+        fields, target, answer = (array.reshape(count, -1) for array in (omega, star, x))
+        return respond(self.alpha / rank, m, q, fields, target, answer, v, loss, slope, jump)
+
+
+def default_samples(tokens: int, rank: int) -> int:
+    """Quasi-random points by the number of fields: the error of the average grows with their dimensions."""
+    fields = tokens * rank
+    return 2**12 if fields <= 9 else 2**13
 
 
 def _draw(tokens: int, rank: int, samples: int, noise: float, seed: int) -> tuple[Array, Array, Array]:
     """h, u of (2n, T, r) and nu of (2n, T, T): quasi-random normals, each point also with h reversed."""
     width, pairs = tokens * rank, tokens * (tokens + 1) // 2
-    points = stats.qmc.Sobol(2 * width + pairs, scramble=True, rng=np.random.default_rng(seed)).random(samples)
-    z = stats.norm.ppf(np.clip(points, 1e-12, 1 - 1e-12))
+    z = sobol_normals(2 * width + pairs, samples, seed)
     h, u = (z[:, start : start + width].reshape(-1, tokens, rank) for start in (0, width))
-    nu = np.zeros((samples, tokens, tokens))
-    rows, columns = np.triu_indices(tokens)
-    nu[:, rows, columns] = z[:, 2 * width :] * np.sqrt(noise * (1 + (rows == columns)))
-    nu[:, columns, rows] = nu[:, rows, columns]
+    nu = math.sqrt(noise) * symmetric(z[:, 2 * width :], tokens)
     return np.concatenate([h, -h]), np.concatenate([u, u]), np.concatenate([nu, nu])
 
 
-def _warnings(converged: bool, jump: float, iterations: int, q: float) -> list[str]:
-    found = []
-    if q < 1e-3:
-        found.append("the update collapsed to zero: too little data, or ridge too large")
-    if not converged:
-        found.append(f"not converged after {iterations} iterations")
-    if jump > JUMP_LIMIT:
-        found.append(f"jump {jump:.2f} is above {JUMP_LIMIT}: replica symmetry is doubtful here")
-    return found
+def _words(found: State) -> list[str]:
+    words = []
+    if found.q <= COLLAPSED:
+        words.append("the update collapsed to zero: raise alpha or lower ridge")
+    if not found.converged:
+        words.append(f"not converged after {found.iterations} iterations (last change {found.residual:.1e})")
+    if found.jump > JUMP_LIMIT:
+        words.append(
+            f"jump {found.jump:.2f} is above {JUMP_LIMIT}: replica symmetry is doubtful near and below the threshold"
+        )
+    return words
 
 
 def _check(
-    alpha: float | int,
-    tokens: int,
-    ridge: float | int,
-    noise: float | int,
-    rank: int,
-    base_error: float | int,
-    samples: int,
+    alpha: float | int, tokens: int, ridge: float | int, noise: float | int, rank: int, base_error: float | int
 ) -> None:
-    for name, value in {"alpha": alpha, "ridge": ridge}.items():
-        if not (math.isfinite(value) and value > 0):
-            raise InputError(f"{name} {value} must be a number above 0")
-    for name, value in {"noise": noise, "base_error": base_error}.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise InputError(f"{name} {value} must be a number of at least 0")
-    if tokens < 1:
-        raise InputError(f"tokens {tokens} must be at least 1")
+    above_zero(alpha=alpha, ridge=ridge)
+    at_least_zero(noise=noise, base_error=base_error)
+    check_tokens(tokens)
     if rank < tokens:
         raise InputError(
             f"rank {rank} is below tokens {tokens}: the extension holds for rank >= tokens; rank 1 is theory.finetune"
         )
-    if tokens * rank > 64:
-        raise InputError(f"tokens {tokens} times rank {rank} is over 64: the quasi-random average has too many dimensions")
-    if samples < 2 or samples & (samples - 1):
-        raise InputError(f"samples {samples} must be a power of two")
+    if tokens * rank > MOST_FIELDS:
+        raise InputError(
+            f"tokens {tokens} times rank {rank} is over {MOST_FIELDS}: the average has too many dimensions, lower the rank"
+        )

@@ -102,8 +102,9 @@ def model_card(spec: RunSpec, *, steps: int, totals: Mapping[str, float] | None 
         "Adapted layers": spec.target_modules
         if isinstance(spec.target_modules, str)
         else ", ".join(spec.target_modules),
-        "Variant": ("DoRA" if spec.use_dora else "LoRA") + (", rank-stabilised" if spec.use_rslora else ""),
-        **({"Start": f"{spec.init}, by {spec.init_rows} training rows"} if spec.init != "default" else {}),
+        "Variant": _variant(spec),
+        **({"Quantised base": spec.quantize} if spec.quantize else {}),
+        **({"Start": _start(spec)} if spec.init != "default" else {}),
         "Optimiser": f"{spec.optimizer}, learning rate {spec.learning_rate:g}, {spec.schedule}",
         "Training": f"{steps} steps of {spec.batch_size} rows, seed {spec.seed}",
     }
@@ -128,8 +129,34 @@ def model_card(spec: RunSpec, *, steps: int, totals: Mapping[str, float] | None 
     return "\n\n".join(parts) + "\n"
 
 
+def _variant(spec: RunSpec) -> str:
+    """What kind of LoRA it is."""
+    connected = {None: "", "both": "elastic ", "u1": "elastic (around A) ", "u2": "elastic (around B) "}[spec.elastic]
+    return f"{connected}{'DoRA' if spec.use_dora else 'LoRA'}{', rank-stabilised' if spec.use_rslora else ''}"
+
+
+def _start(spec: RunSpec) -> str:
+    return spec.init if spec.init == "loftq" else f"{spec.init}, by {spec.init_rows} training rows"
+
+
 def _loading(spec: RunSpec) -> list[str]:
     """How the adapter is loaded."""
+    if spec.quantize or spec.elastic:
+        how = [f"on a base model quantised to {spec.quantize}"] if spec.quantize else []
+        how += ["with elastic connections, which PEFT alone does not know and refuses to load"] if spec.elastic else []
+        given = f", quantize={spec.quantize!r}" if spec.quantize else ""
+        fold = (
+            "`lorascope fold THIS_FOLDER --out DIR` writes it as an ordinary LoRA adapter that plain PEFT loads."
+            if spec.elastic
+            else "Plain PEFT puts it on any copy of the base; it was trained to go with this one."
+        )
+        return [
+            f"Trained and measured with lorascope, {' and '.join(how)}. It loads with:",
+            "```python\nfrom lorascope import attach_adapter, load_model_and_tokenizer\n\n"
+            f"model, tokenizer = load_model_and_tokenizer({spec.model!r}{given})\n"
+            'model = attach_adapter(model, "PATH_OF_THIS_FOLDER")\n```',
+            fold,
+        ]
     if not _shares(spec):
         return [
             "Trained and measured with lorascope. It loads with plain PEFT:",

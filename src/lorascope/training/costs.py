@@ -30,26 +30,30 @@ class Costs:
 
     Attributes:
         values: ``seconds_training``, ``seconds_measuring``, ``seconds_evaluating`` and ``seconds_total`` (of all calls, with
-            loading and saving), ``train_steps``, ``train_tokens_seen`` (without padding, a row counts once a pass) and
-            ``peak_memory_bytes``: of the process in main memory, or of the tensors on a CUDA device.
+            loading and saving), ``cpu_seconds_training`` (of all threads of this process; what the clock shows beyond that
+            over ``threads``, on a machine without an accelerator, went to other programs), ``train_steps``,
+            ``train_tokens_seen`` (without padding, a row counts once a pass) and ``peak_memory_bytes``: of the process in
+            main memory, or of the tensors on a CUDA device.
     """
 
     def __init__(self, path: Path, device: torch.device, started: float) -> None:
         self.path = path
         self.device = device
         self.values: dict[str, float | int] = {f"seconds_{name}": 0.0 for name in (*STAGES, "total")}
-        self.values.update(train_steps=0, train_tokens_seen=0, peak_memory_bytes=0)
+        self.values.update(cpu_seconds_training=0.0, train_steps=0, train_tokens_seen=0, peak_memory_bytes=0)
         if path.is_file():
             self.values.update(read_json(path))
+        if device.type == "cpu":
+            self.values["threads"] = torch.get_num_threads()
         self._begun = started
         self._stage: str | None = None
-        self._since = 0.0
+        self._since = self._worked = 0.0
         reset_peak_memory(device)
 
     @contextlib.contextmanager
     def timing(self, stage: str) -> Iterator[None]:
         """Count the time in here as that of a stage, and write it down if the stage ends well."""
-        self._stage, self._since = stage, time.perf_counter()
+        self._stage, self._since, self._worked = stage, time.perf_counter(), time.process_time()
         try:
             yield
             self.save()
@@ -67,6 +71,10 @@ class Costs:
         if self._stage is not None:
             self.values[f"seconds_{self._stage}"] += now - self._since
             self._since = now
+        if self._stage == "training":
+            worked = time.process_time()
+            self.values["cpu_seconds_training"] += worked - self._worked
+            self._worked = worked
         self.values["seconds_total"] += now - self._begun
         self._begun = now
         self.values["peak_memory_bytes"] = max(int(self.values["peak_memory_bytes"]), peak_memory(self.device))

@@ -13,6 +13,8 @@ from peft import PeftModel
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+from lorascope.adapters import elastic_parameter_groups
+from lorascope.adapters.elastic import betas
 from lorascope.adapters.residual import save_residual
 from lorascope.core.errors import InputError, unknown_name
 from lorascope.core.seeds import preserved_random_state
@@ -23,7 +25,13 @@ from lorascope.training.writing import explain_save_errors
 
 
 class AdapterTrainer(Trainer):
-    """A Trainer whose checkpoints hold the adapter only, and which never asks a hub about the base model."""
+    """A Trainer whose checkpoints hold the adapter only, and which never asks a hub about the base model.
+
+    Attributes:
+        beta_learning_rate: Step size of the strengths of elastic connections; None is that of the rest.
+    """
+
+    beta_learning_rate: float | None = None
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the adapter as safetensors.
@@ -34,6 +42,21 @@ class AdapterTrainer(Trainer):
         if self.args.should_save:
             model: Any = self.model
             save_residual(model, output_dir or str(self.args.output_dir), save_embedding_layers=False)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """The optimiser; the strengths of elastic connections have a group of their own, without weight decay."""
+        model: Any = self.model
+        if self.optimizer is None and betas(model):
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            rate = self.args.learning_rate
+            groups = elastic_parameter_groups(
+                model,
+                learning_rate=rate,
+                elastic_learning_rate=rate if self.beta_learning_rate is None else self.beta_learning_rate,
+                weight_decay=self.args.weight_decay,
+            )
+            self.optimizer = kind(groups, **options)
+        return super().create_optimizer(*args, **kwargs)
 
 
 def training_arguments(spec: RunSpec, rows: int, folder: Path) -> TrainingArguments:
@@ -143,6 +166,7 @@ def fit(
             reason = " ".join(str(error).split())
             raise InputError(f"report_to '{spec.report_to}' cannot be used: {reason}") from error
         trainer.remove_callback(PrinterCallback)
+        trainer.beta_learning_rate = None if spec.beta_learning_rate is None else float(spec.beta_learning_rate)
         try:
             with interrupt.listening():
                 trainer.train(resume_from_checkpoint=None if resume.checkpoint is None else str(resume.checkpoint))

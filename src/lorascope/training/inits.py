@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from lorascope.adapters import components
 from lorascope.adapters._initial import is_quantised, write_factors
+from lorascope.adapters.loftq import start_loftq
 from lorascope.adapters.residual import (
     check_residual,
     export_as_ordinary,
@@ -32,6 +33,7 @@ from lorascope.core.errors import AdapterError
 from lorascope.core.files import read_json, write_json
 from lorascope.core.seeds import derive_seed, preserved_random_state
 from lorascope.initialization import initialize_lora_fisher
+from lorascope.measuring import load_model_and_tokenizer
 from lorascope.tasks.evaluate import evaluation_mode
 from lorascope.training.lora import attach_lora
 from lorascope.training.spec import FISHER_INITS, RESIDUAL_INITS, RunSpec
@@ -72,7 +74,7 @@ def attach_initialised(
     if weights.is_file() and facts.is_file():
         return _again(model, spec, weights, residual), dict(read_json(facts))
     started = time.perf_counter()
-    sample = sample_rows(rows, spec)
+    sample = [] if spec.init == "loftq" else sample_rows(rows, spec)
     with preserved_random_state():
         torch.manual_seed(derive_seed(spec.seed, "init"))
         peft_model, found = _start(model, spec, sample, collate, progress)
@@ -122,6 +124,14 @@ def _start(
             peft_model.unload()
             raise
         return peft_model, {"layers": done.layers, "counts": done.counts, "warnings": done.warnings}
+    if spec.init == "loftq":
+        peft_model = attach_lora(model, spec)
+        try:
+            dense, _ = load_model_and_tokenizer(spec.model)
+            return peft_model, start_loftq(peft_model, dense)
+        except BaseException:
+            peft_model.unload()
+            raise
     targets = _check_first(model, spec) if spec.init in RESIDUAL_INITS else []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`eva_config` is not specified")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,9 +15,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lorascope.adapters import check_rank
-from lorascope.core.errors import AdapterError, ModelError
+from lorascope.adapters import ElasticLoraConfig, check_rank, support_quantised
+from lorascope.core.errors import AdapterError, InputError, ModelError, unknown_name
 from lorascope.core.seeds import derive_seed, preserved_random_state
+from lorascope.quantization import IcqLinear, icq_layers
 from lorascope.training.spec import RunSpec
 
 
@@ -75,7 +77,18 @@ def lora_config(model: nn.Module, spec: RunSpec, *, rank: int | None = None) -> 
         head = output_head(model)
         linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
         targets = [name for name, _ in linear]
-    return LoraConfig(
+    elif targets == "all-linear" and icq_layers(model):
+        targets = dense_layers(model)  # PEFT's own "all-linear" does not see quantised layers
+    kind: Callable[..., LoraConfig] = LoraConfig
+    if spec.elastic is not None:
+        if experts:
+            raise AdapterError(
+                f"fused experts ({', '.join(experts)}) have no elastic connections: leave out elastic, or name the "
+                "target_modules"
+            )
+        ends = {"elastic_source": spec.elastic != "u2", "elastic_target": spec.elastic != "u1"}
+        kind = functools.partial(ElasticLoraConfig, **ends)
+    config = kind(
         task_type=TaskType.CAUSAL_LM,
         r=spec.rank if rank is None else rank,
         lora_alpha=spec.lora_alpha if rank is None else 2 * rank,
@@ -85,6 +98,23 @@ def lora_config(model: nn.Module, spec: RunSpec, *, rank: int | None = None) -> 
         use_rslora=spec.use_rslora,
         use_dora=spec.use_dora,
     )
+    return support_quantised(config)
+
+
+def dense_layers(model: nn.Module) -> list[str]:
+    """Names of all layers but the output head that multiply by a matrix, quantised or not: by their last parts if those
+    name no other module.
+
+    Example:
+        >>> dense_layers(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+        ['0']
+    """
+    head = output_head(model)
+    modules = dict(model.named_modules())
+    wanted = {n for n, m in modules.items() if isinstance(m, nn.Linear | Conv1D | IcqLinear) and m is not head}
+    last = {name.rpartition(".")[2] for name in wanted}
+    alike = {name for name in modules if name.rpartition(".")[2] in last}
+    return sorted(last if alike == wanted else wanted)
 
 
 def attach_lora(
@@ -109,6 +139,7 @@ def attach_lora(
 
     Raises:
         AdapterError: The rank is over a layer's smaller side, or no layer has such a name.
+        InputError: One of several names is of no layer.
         ModelError: The model is not a causal language model, or already has an adapter.
     """
     name = type(model).__name__
@@ -116,6 +147,7 @@ def attach_lora(
         raise ModelError(f"the model ({name}) already has an adapter: give the base model, model.unload()")
     if output_head(model) is None:
         raise ModelError(f"the model ({name}) has no language-model head: load it with AutoModelForCausalLM")
+    dense = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)})
     config = lora_config(model, spec, rank=rank)
     if prepare is not None:
         prepare(config)
@@ -129,11 +161,21 @@ def attach_lora(
             reason = " ".join(str(error).split())
             raise AdapterError(f"target_modules {spec.target_modules!r} do not fit this model: {reason}") from error
     try:
+        _check_names(peft_model, spec, dense)
         check_rank(peft_model)
-    except AdapterError:
+    except InputError:
         peft_model.unload()
         raise
     return peft_model
+
+
+def _check_names(model: PeftModel, spec: RunSpec, known: list[str]) -> None:
+    """Refuse a name of the list that no layer has, which PEFT passes over as long as another one fits."""
+    names = [] if isinstance(spec.target_modules, str) else spec.target_modules
+    found = model.targeted_module_names
+    for name in names:
+        if not any(layer == name or layer.endswith(f".{name}") for layer in found):
+            raise unknown_name("layer in target_modules", name, known)
 
 
 @contextlib.contextmanager

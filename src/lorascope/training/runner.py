@@ -20,17 +20,19 @@ from lorascope.adapters import (
     count_parameters,
     fingerprint,
     layers_shared,
+    quantization_of,
     sharing_of,
 )
 from lorascope.adapters.checks import fingerprints
 from lorascope.adapters.load import RECORD_FILE
 from lorascope.adapters.residual import base_weights_kept
-from lorascope.core.errors import InputError, OutputError
+from lorascope.core.errors import InputError, ModelError, OutputError
 from lorascope.core.files import atomic_write_text, read_json, require_empty_dir, write_json
 from lorascope.core.provenance import collect
 from lorascope.core.seeds import preserved_random_state
 from lorascope.core.spec import load_yaml
 from lorascope.measuring import load_model_and_tokenizer, measure
+from lorascope.measuring.quantized import quantization_facts
 from lorascope.results import AdapterMeasurement, RunRecord, RunStore
 from lorascope.tasks import (
     Encoded,
@@ -114,7 +116,12 @@ def run(
     with preserved_random_state():
         lent = model is not None
         if model is None or tokenizer is None:
-            model, tokenizer = load_model_and_tokenizer(spec.model, share=spec.share)
+            model, tokenizer = load_model_and_tokenizer(spec.model, share=spec.share, quantize=spec.quantize)
+        elif spec.quantize is not None and quantization_of(model) is None:
+            raise InputError(
+                f"quantize '{spec.quantize}' is asked for, and the model given is dense: load it with "
+                f"load_model_and_tokenizer(..., quantize='{spec.quantize}'), or give none"
+            )
         with layers_shared(model, spec.share if lent else None):
             record = _Run(spec, folder, store, model, tokenizer, task, progress, started).finish()
     _tidy(folder)
@@ -188,6 +195,7 @@ class _Run:
         self.text = load_task(spec.text_task, seed=spec.seed) if spec.text_task is not None else None
         self.fingerprint = fingerprint(model)
         self.parameters = count_parameters(model)
+        self.quantization = quantization_facts(model)
         self.pad_id = pad_token_id(tokenizer, spec.pad_token)
         self.costs = Costs(folder / "stages" / "costs.json", model.device, started)
 
@@ -217,6 +225,8 @@ class _Run:
             settings["length"] = self.lengths.to_dict()
         if (sharing := sharing_of(self.base)) is not None:
             settings["sharing"] = sharing
+        if self.quantization is not None:
+            settings["quantization"] = self.quantization
         settings["costs"] = self.costs.to_dict()
         record = RunRecord(
             name=self.name,
@@ -264,6 +274,7 @@ class _Run:
             overlong=self.spec.overlong,
             seed=self.spec.seed,
         )
+        _check_vocabulary(rows.features, self.base, self.spec.model)
         if self.spec.init not in RESIDUAL_INITS:
             return self.train_rows(model, rows)
         with base_weights_kept(self.base):
@@ -327,6 +338,7 @@ class _Run:
             atomic_write_text(work / "README.md", model_card(self.spec, steps=self.steps()))
             facts: dict[str, Any] = {name: getattr(self.spec, name) for name in ("task", "prompt", "share", "length")}
             facts["base_model"] = self.spec.model
+            facts |= {"quantize": self.spec.quantize, "elastic": self.spec.elastic}
             if started:
                 facts["init"] = {key: value for key, value in started.items() if key != "layers"}
                 write_json(work / INIT_FILE, started)
@@ -406,6 +418,17 @@ class _Run:
     def steps(self) -> int:
         """Optimiser steps so far, from the loss history."""
         return max((int(line["step"]) for line in self.store.metrics(self.name)), default=0)
+
+
+def _check_vocabulary(features: list[dict[str, Any]], model: PreTrainedModel, name: str) -> None:
+    """Refuse rows with tokens that the model has no embedding for, at which torch would stop deep inside."""
+    size = len(cast(Any, model.get_input_embeddings()).weight)
+    largest = max((max(row["input_ids"]) for row in features), default=0)
+    if largest >= size:
+        raise ModelError(
+            f"the tokenizer gives token {largest} and model '{name}' knows only {size}: give a model and a tokenizer that "
+            "belong together"
+        )
 
 
 def _with_errors(evaluation: dict[str, Any]) -> dict[str, Any]:

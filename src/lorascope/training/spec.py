@@ -30,8 +30,21 @@ FISHER_INITS = (
     "fisher_whitened",
 )
 INITS = (*PEFT_INITS, *FISHER_INITS)
+QUANTIZED_INITS = ("loftq",)
+"""Inits that need a quantised base; not among `INITS`, which are compared with each other on any base."""
 RESIDUAL_INITS = ("pissa", "olora", "corda", "lora-ga", "fisher_select", "fisher_select_lowest", "fisher_whitened")
 """Inits that move a part of the base weight into the adapter; the run exports them as ordinary adapters."""
+
+QUANTIZATIONS = (
+    *(f"{how}-{kind}{bits}" for how in ("icq", "plain") for kind in ("nf", "int") for bits in (4, 3, 2)),
+    "nf4",
+    "loftq",
+)
+"""What a base may be quantised to: calibrated by ICQ, by the same code books without a search, by bitsandbytes (``nf4``), or
+that with the start of LoftQ (``loftq``: ``nf4`` and init ``loftq``)."""
+
+CONNECTIONS = ("both", "u1", "u2")
+"""Which elastic connections there may be: around A (u1), around B (u2)."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper names Adam, 4e-5 and 32. It names no schedule and no length: a constant rate and one pass are ours.
@@ -76,8 +89,11 @@ class RunSpec:
         use_rslora: Scale by ``alpha / sqrt(rank)``.
         use_dora: Train a magnitude vector beside the update.
         init: Where the adapter starts: one of PEFT's own (`PEFT_INITS`) or of `lorascope.initialize_lora_fisher`
-            (`FISHER_INITS`), by the first training rows.
+            (`FISHER_INITS`), by the first training rows; or ``loftq``, over a quantised base.
         init_rows: Training rows that an initialisation by data looks at.
+        quantize: Quantise the frozen base first: one of `QUANTIZATIONS`; None leaves it dense.
+        elastic: Elastic connections of IR-QLoRA: one of `CONNECTIONS`; None is ordinary LoRA.
+        beta_learning_rate: Step size of the strengths of those connections, which start at zero; None is ``learning_rate``.
         share: The paper's smaller models: the second half of the layers shares its weights in groups of this many
             layers; None leaves the model as it is, and so does 1. See `lorascope.adapters.share_layers`.
         length: Keep only rows whose prompt has from ``length[0]`` to ``length[1]`` tokens, both included, for training,
@@ -136,6 +152,9 @@ class RunSpec:
     use_dora: bool = False
     init: str = "default"
     init_rows: int = 128
+    quantize: str | None = None
+    elastic: str | None = None
+    beta_learning_rate: float | int | None = None
     share: int | None = None
     length: tuple[int, int] | None = None
     preset: str | None = None
@@ -177,6 +196,13 @@ class RunSpec:
             object.__setattr__(self, "probe_steps", tuple(self.probe_steps))
         if isinstance(self.length, list):
             object.__setattr__(self, "length", tuple(self.length))
+        if self.quantize == "loftq":
+            if self.init not in ("default", "loftq"):
+                raise InputError(
+                    f"quantize 'loftq' is a start of its own: leave out init '{self.init}', or take quantize 'nf4'"
+                )
+            object.__setattr__(self, "quantize", "nf4")
+            object.__setattr__(self, "init", "loftq")
         _at_least(0, rank=self.rank, warmup_steps=self.warmup_steps, seed=self.seed)
         _at_least(
             1,
@@ -195,7 +221,12 @@ class RunSpec:
             save_steps=self.save_steps,
             logging_steps=self.logging_steps,
         )
-        _positive(learning_rate=self.learning_rate, epochs=self.epochs, alpha=self.alpha)
+        _positive(
+            learning_rate=self.learning_rate,
+            beta_learning_rate=self.beta_learning_rate,
+            epochs=self.epochs,
+            alpha=self.alpha,
+        )
         for name, value in {"weight_decay": self.weight_decay, "max_grad_norm": self.max_grad_norm}.items():
             if not (math.isfinite(value) and value >= 0):
                 raise InputError(f"{name} {value} must be a number of at least 0")
@@ -211,6 +242,7 @@ class RunSpec:
             raise InputError(
                 f"init '{self.init}' changes the base weights, which does not go with {other}: take init 'fisher'"
             )
+        self._check_quantized()
         if self.init == "orthogonal" and self.rank % 2:
             raise InputError(f"init 'orthogonal' needs an even rank, not {self.rank}")
         if any(step < 0 for step in self.probe_steps):
@@ -225,13 +257,15 @@ class RunSpec:
         if not self.target_modules:
             raise InputError("target_modules is empty: use 'all-linear' or name the layers")
         choices: tuple[tuple[str, str | None, Iterable[str]], ...] = (
-            ("init", self.init, INITS),
+            ("init", self.init, (*INITS, *QUANTIZED_INITS)),
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("schedule", self.schedule, SCHEDULES),
             ("overlong", self.overlong, ("error", "drop", "truncate")),
             ("variant", self.variant, VARIANTS),
             ("tokens", self.tokens, TOKENS),
             ("preset", self.preset, PRESETS),
+            ("quantize", self.quantize, QUANTIZATIONS),
+            ("elastic connection", self.elastic, CONNECTIONS),
         )
         for kind, given, known in choices:
             if given is not None and given not in known:
@@ -241,6 +275,35 @@ class RunSpec:
                 f"warmup_steps {self.warmup_steps} has no effect with schedule 'constant': use 'constant_with_warmup'"
             )
         resolve_groups(self.metrics)
+
+    def _check_quantized(self) -> None:
+        """Refuse what a quantised base or an elastic adapter cannot do."""
+        if self.init == "loftq" and self.quantize is None:
+            raise InputError(
+                "init 'loftq' makes good what quantising lost, and the base is dense: set quantize, such as 'nf4'"
+            )
+        if self.quantize is not None:
+            if self.init in RESIDUAL_INITS:
+                raise InputError(
+                    f"init '{self.init}' takes a part off the base weights, which codes cannot give: take init 'loftq' or "
+                    "'fisher', or leave out quantize"
+                )
+            if self.use_dora and self.quantize != "nf4":
+                raise InputError(
+                    f"DoRA needs the norms of the dense weights, which '{self.quantize}' does not give: leave out use_dora, "
+                    "or take quantize 'nf4'"
+                )
+            if (self.share or 1) > 1:
+                raise InputError("layers that share weights can't be quantised: leave out share, or quantize")
+        if self.elastic is None and self.beta_learning_rate is not None:
+            raise InputError(
+                f"beta_learning_rate {self.beta_learning_rate} has no effect without connections: set elastic 'both'"
+            )
+        if self.elastic is not None and self.init in (*RESIDUAL_INITS, "eva"):
+            reason = (
+                "is written by PEFT past the connections" if self.init == "eva" else "is exported at twice the rank"
+            )
+            raise InputError(f"init '{self.init}' {reason}: take another init, or leave out elastic")
 
     @property
     def lora_alpha(self) -> float | int:
@@ -267,6 +330,8 @@ class RunSpec:
         length = values.get("length")
         if isinstance(length, list | tuple) and any(isinstance(end, bool) for end in length):
             raise InputError(f"{source}: 'length' must hold two numbers of tokens, not true or false")
+        if isinstance(values.get("elastic"), bool):
+            values = {**values, "elastic": "both" if values["elastic"] else None}
         base = dict(PRESETS[preset]) if preset is not None else {}
         if values.get("epochs") is not None and values.get("max_steps") is None:
             base.pop("max_steps", None)

@@ -35,6 +35,8 @@ def is_disk_full(error: BaseException) -> bool:
             return True
         if any(sign in text for sign in _SIGNS):
             return True
+        if isinstance(current, RuntimeError) and "basic_ios::clear: iostream error" in text:
+            return True  # torch.save into a file that could be opened, and not be written to its end
         if isinstance(current, RuntimeError) and ("pytorchstreamwriter" in text or "inline_container" in text):
             return "reader" not in text
         current = current.__cause__ or current.__context__

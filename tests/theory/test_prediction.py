@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+
+from lorascope.core.errors import InputError
+from lorascope.simulation import simulate_finetune, simulate_pipeline
+from lorascope.theory import finetune_after, finite_size, predict, pretrain
+from lorascope.theory.points import SimulationPoint
+
+
+def inside(point: SimulationPoint, predicted: dict[str, float], quantity: str) -> bool:
+    """Three standard errors and the finite-size allowance of 3.4 / d."""
+    error = point.error(quantity)
+    assert error is not None
+    return abs(point.mean(quantity) - predicted[quantity]) <= 3 * error + 3.4 / point.dim
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3])
+def test_fine_tuning_against_simulation(tokens: int) -> None:
+    point = simulate_finetune(alpha=5.0, tokens=tokens, ridge=0.3, noise=0.4, base_error=0.1, dim=200, seeds=6)
+    found = predict(point, samples=2**11)
+    assert not found.warnings
+    assert set(found.values) == {"m", "q", "alignment", "train_loss", "test_error"}
+    for quantity in found.values:
+        assert inside(point, found.values, quantity), (quantity, point.mean(quantity), found.values[quantity])
+
+
+@pytest.mark.parametrize("penalty", ["nuclear", "frobenius"])
+def test_both_stages_against_simulation(penalty: str) -> None:
+    points = simulate_pipeline(
+        alpha=0.4,
+        tokens=2,
+        kappa0=0.5,
+        noise=0.3,
+        ridge=0.08,
+        alpha_finetune=3.0,
+        ridge_finetune=0.4,
+        penalty=penalty,
+        data=["fresh", "recalibrated", "active"],
+        dim=60,
+        seeds=6,
+    )
+    for point in points:
+        found = predict(point, samples=2**11)
+        assert not found.warnings
+        for quantity in ("Q", "M", "delta_eff", "delta_reuse", "m", "q", "alignment", "test_error_overlaps"):
+            assert inside(point, found.values, quantity), (quantity, point.mean(quantity), found.values[quantity])
+
+
+def test_softmax_against_simulation() -> None:
+    (point,) = simulate_pipeline(
+        alpha=0.5,
+        tokens=2,
+        kappa0=0.5,
+        noise=0.2,
+        ridge=0.03,
+        alpha_finetune=4.0,
+        ridge_finetune=0.05,
+        activation="softmax",
+        data="reused",
+        dim=40,
+        seeds=6,
+        test_sequences=1000,
+    )
+    found = predict(point, samples=2**10)
+    for quantity in ("Q", "M", "m", "q", "alignment", "train_loss", "test_error"):
+        assert inside(point, found.values, quantity), (quantity, point.mean(quantity), found.values[quantity])
+    # 4 d of .5 d^2 sequences are a fifth at this d: more than the theory describes.
+    assert any("reused" in word for word in found.warnings)
+
+
+def test_finite_size_term() -> None:
+    first = pretrain(alpha=0.3, tokens=2, kappa0=0.5, noise=0.5, ridge=0.2)
+    second = finetune_after(first, alpha=3.0, ridge=0.5, samples=2**9)
+    term = finite_size(first, second, 100)
+    # A heavy penalty shrinks both S and the update, so that their shortfalls add to the error.
+    assert first.trace < first.kappa0**0.5 and second.q < 1 and term > 0
+    assert finite_size(first, second, 400) == pytest.approx(term / 2)
+    with pytest.raises(InputError, match="dim"):
+        finite_size(first, second, 0)
+
+
+def test_other_ranks_are_refused() -> None:
+    point = SimulationPoint(stage="finetune", settings={"rank": 2}, dim=40, samples={"m": [1.0]})
+    with pytest.raises(InputError, match="rank"):
+        predict(point)

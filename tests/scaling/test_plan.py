@@ -482,11 +482,13 @@ def test_next_cells_are_useful_where_no_run_can_change_the_choice() -> None:
     """The top is far above the rest, so that no single run is expected to change the choice."""
     table = table_of(lambda n, r, d: 0.3 + 0.2 * math.log10(d / 100) + 0.004 * math.log2(r), models=(1e8,), seeds=2)
     grid = {"N": [1e8], "R": list(RANKS), "D": [100, 400, 1600]}
-    for cell in next_cells(table, grid, 3, seeds=range(4), settle=False):
-        assert cell["D"] == 1600, "not where nothing is to be won"
+    asked = next_cells(table, grid, 3, seeds=range(4), settle=False)
+    assert asked[0]["D"] == 1600, "not where nothing is to be won"
+    assert all("narrows the gap between the choice and its closest rival" in cell["why"] for cell in asked)
     about = {"N": 1e8, "R": 2, "D": 400}
     first = next_cells(table, grid, 1, seeds=range(4), settle=False, about=about)[0]
-    assert (first["R"], first["D"], first["seed"]) == (2, 400, 2)
+    assert (first["R"], first["seed"]) == (2, 2)
+    assert first["D"] <= 400, "a cheaper cell of that rank may tell more for its cost"
     assert "narrows what is known of the choice" in first["why"]
     with pytest.raises(InputError, match="no cell of the grid"):
         next_cells(table, grid, 1, settle=False, about={"N": 1e8, "R": 3, "D": 400})
@@ -498,8 +500,8 @@ def test_an_unreached_target_asks_about_the_choice() -> None:
     assert top is not None
     plan = recommend(table, target=round(top, 3))
     assert not plan.settled
-    assert plan.next_cells[0]["D"] == plan.choice["D"]
-    assert "of the choice" in plan.next_cells[0]["why"]
+    assert all("what is known of the choice" in cell["why"] for cell in plan.next_cells)
+    assert plan.choice in [{axis: cell[axis] for axis in ("N", "R", "D")} for cell in plan.next_cells]
 
 
 def test_time_is_that_of_an_undisturbed_run() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name, should_convert_module
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from lorascope.core.errors import InputError
+from lorascope.core.errors import InputError, ModelError
 from lorascope.quantization.icq import IcqTensor, check_options, quantize_icq
 from lorascope.quantization.linear import IcqLinear, state_of
 
@@ -148,7 +148,10 @@ class IcqQuantizer(HfQuantizer):
                 model.set_submodule(name, _empty_like(module, config))
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
-        for name, layer in icq_layers(model).items():
+        layers = icq_layers(model)
+        if self.pre_quantized:
+            _check_whole(layers)
+        for name, layer in layers.items():
             layer.check(name)
         fused = [p for name, p in model.named_parameters() if p.dim() == 3 and "experts" in name]
         if fused and not self.pre_quantized:
@@ -165,6 +168,26 @@ class IcqQuantizer(HfQuantizer):
             dense.register_parameter("bias", layer.bias)
             model.set_submodule(name, dense)
         return model
+
+
+def _check_whole(layers: Mapping[str, IcqLinear]) -> None:
+    """Refuse tensors that the checkpoint lacks: transformers leaves them as the memory happened to be, with a mere warning.
+
+    It marks each tensor that it loaded; if no tensor has a mark, this version of transformers has none to go by.
+    """
+    loaded = {
+        (name, key): getattr(tensor, "_is_hf_initialized", False)
+        for name, layer in layers.items()
+        for key, tensor in layer.state_dict(keep_vars=True).items()
+    }
+    if not any(loaded.values()):
+        return
+    for (name, key), there in loaded.items():
+        if not there:
+            kind = "shifts" if "shift" in key else "scales" if "scale" in key else f"{key}s"
+            raise ModelError(
+                f"the {kind} of quantised layer '{name}' are missing or damaged: quantise the base model again"
+            )
 
 
 class _Quantize(ConversionOps):

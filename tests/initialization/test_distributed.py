@@ -19,12 +19,12 @@ SCRIPT = """
 import sys, warnings
 warnings.simplefilter("ignore")
 import torch
-from accelerate import PartialState
+from lorascope.measuring.processes import processes
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from lorascope import initialize_lora_fisher
 from tests.measuring.architectures import ARCHITECTURES, batch_for
-state = PartialState()
+state = processes()
 for mode, count, options in CASES:
     torch.manual_seed(0)
     base = ARCHITECTURES["llama"].build()

@@ -248,12 +248,16 @@ def test_a_mixture_computes_with_few_experts_and_holds_all() -> None:
         )
 
     few, many, wide = shape(4, 2), shape(16, 2), shape(16, 4)
-    one, two, three = (cost_of(item, rank=8, batch_size=2, length=32) for item in (few, many, wide))
+    outside = {"rank": 8, "batch_size": 2, "length": 32, "target_modules": ["q_proj", "v_proj"]}
+    one, two, three = (cost_of(item, **outside) for item in (few, many, wide))
     assert two.step_flops == pytest.approx(one.step_flops, rel=0.01)  # the router alone is larger
     assert two.weight_bytes > 3 * one.weight_bytes
     assert three.step_flops > 1.3 * two.step_flops
     assert three.weight_bytes == two.weight_bytes
     assert many.active_parameters < many.distinct_parameters / 4
+    # An adapter on the experts is added to the whole stack, whatever the tokens take.
+    on_experts = [cost_of(item, rank=8, batch_size=2, length=32).step_flops for item in (few, many)]
+    assert on_experts[1] > 1.3 * on_experts[0]
     dense = ModelShape(hidden_size=64, layers=4, heads=4, intermediate_size=256, vocab_size=500)
     assert dense.active_parameters == dense.distinct_parameters
     # 4 operations an active parameter and token, as the book of a sweep takes it, without embeddings

@@ -233,7 +233,7 @@ def test_a_fitted_law_is_accepted() -> None:
     table = table_of(saturating, costs=False)
     plan = recommend(fit_scaling_law(table, metric="accuracy", n_boot=50))
     assert plan.metric == "accuracy"
-    assert plan.rank in (8, 16)
+    assert plan.rank in (8, 16, 32)
     assert plan.choice["N"] == 1.35e8
 
 

@@ -129,6 +129,7 @@ def _save_converted(model: PeftModel, adapter: str, save_directory: str | Path, 
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
             # Of the first weights PEFT asks whether the vocabulary has grown, whatever save_embedding_layers says.
             warnings.filterwarnings("ignore", message="Could not find a config file in")
+            warnings.filterwarnings("ignore", message="Unable to fetch remote file")
             type(model).save_pretrained(
                 model, str(save_directory), path_initial_model_for_weight_conversion=str(path), **options
             )

@@ -129,6 +129,7 @@ def mapping_of(row: Row) -> dict[str, Any]:
     """A row as it stands in a file.
 
     Example:
+        >>> from lorascope.tasks.rows import TextRow
         >>> mapping_of(TextRow("a", "here"))
         {'text': 'a'}
     """

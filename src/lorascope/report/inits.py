@@ -119,7 +119,7 @@ def inits_frame(summary: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFram
         >>> row = {"method": "eva", "metric": "ce", "mean": 2.0, "difference": -0.1, "low": -0.2, "high": 0.0, "t": -3.0}
         >>> frame = pd.DataFrame([{**row, "p": 0.05, "p_holm": 0.05, "helped": "undecided"}])
         >>> inits_frame(frame, {"ce": "Cross-entropy"})["minus default's (95 %)"][0]
-        '-0.1 (-0.2 to 0)'
+        '−0.1 (−0.2 to 0)'
     """
     rows = []
     for row in summary.to_dict("records"):

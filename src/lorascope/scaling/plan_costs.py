@@ -252,7 +252,7 @@ def quiet_seconds(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     Example:
         >>> rows = pd.DataFrame({"seconds_training": [10.0, 40.0], "cpu_seconds_training": [9.0, 9.0], "threads": [1, 1]})
         >>> [column.round(2).tolist() for column in quiet_seconds(rows)]
-        [[10.0, 10.0], [1.0, 0.25]]
+        [[10.0, 10.81], [1.0, 0.27]]
     """
     clock = _column(rows, "seconds_training")
     known = _processor_known(rows)

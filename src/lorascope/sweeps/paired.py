@@ -60,7 +60,7 @@ def paired_difference(
 
     Example:
         >>> found = paired_difference([0.9, 1.0, 1.1])
-        >>> found.low < 0.9 and found.high > 1.1
+        >>> bool(found.low < 0.9 and found.high > 1.1)
         True
 
     References:

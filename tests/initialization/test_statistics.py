@@ -120,7 +120,7 @@ def test_drawn_labels_follow_the_generator_and_not_the_passes(fresh: Any, batche
 
     assert torch.equal(once(1), once(1))
     assert not torch.equal(once(1), once(2))
-    assert torch.allclose(once(1), once(1, 12000), rtol=1e-6)
+    assert torch.allclose(once(1), once(1, 20000), rtol=1e-6)
 
 
 def test_shards_add_up_to_one_shot(fresh: Any, batches: Any) -> None:
@@ -132,7 +132,7 @@ def test_shards_add_up_to_one_shot(fresh: Any, batches: Any) -> None:
         for kind in NEEDS:
             parts = [list(getattr(shard.layers[name], kind).tensors()) for shard in shards]
             for together, *apart in zip(getattr(statistics, kind).tensors(), *parts, strict=True):
-                assert torch.allclose(together, sum(apart), rtol=1e-5, atol=1e-9)
+                assert torch.allclose(together, sum(apart), rtol=1e-5, atol=1e-6 * float(together.abs().max()))
 
 
 def test_layers_that_share_an_input_share_its_factor(fresh: Any, batches: Any) -> None:
@@ -161,6 +161,7 @@ def test_padding_and_the_size_of_batches_do_not_count(fresh: Any, batches: Any) 
 
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.filterwarnings("ignore:None of the inputs")
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")
 def test_gradient_checkpointing_changes_nothing(reentrant: bool, fresh: Any, batches: Any) -> None:
     plain = collect_statistics(fresh(), batches(), need=NEEDS, progress=False)
     model = fresh()
@@ -168,7 +169,7 @@ def test_gradient_checkpointing_changes_nothing(reentrant: bool, fresh: Any, bat
     model.train()
     forwards = []
     layer = model.get_base_model().model.layers[0].mlp
-    handle = layer.register_forward_hook(lambda *_: forwards.append(1))
+    handle = layer.register_forward_pre_hook(lambda *_: forwards.append(1))
     found = collect_statistics(model, batches(), need=NEEDS, progress=False)
     handle.remove()
     assert len(forwards) == 6, "every layer runs again in the backward pass"
@@ -226,10 +227,14 @@ def test_energy_of_samples(fresh: Any, batches: Any) -> None:
         assert found.samples.energy[row, column] == pytest.approx(float(weight.grad.square().sum()), rel=1e-4)
         assert inside.samples.energy[row, 0] == pytest.approx(float((weight.grad @ v).square().sum()), rel=1e-4)
         assert found.samples.loss_nats[row] == pytest.approx(float(loss.detach()), rel=1e-5)
-    embedding = found.samples.embedding
-    assert embedding is not None
-    estimate, truth = embedding.square().sum(1), found.samples.energy.sum(1)
-    assert torch.allclose(estimate.double(), truth, rtol=0.3)
+    truth, estimates = found.samples.energy.sum(1), []
+    for seed in range(12):
+        again = collect_statistics(
+            model, data, need=(), samples=SampleOptions(embedding=2500), seed=seed, progress=False
+        )
+        assert again.samples is not None and again.samples.embedding is not None
+        estimates.append(again.samples.embedding.double().square().sum(1))
+    assert torch.allclose(torch.stack(estimates).mean(0), truth, rtol=0.25), "right on average over projections"
 
 
 def test_bad_data_ends_in_one_line(fresh: Any, batches: Any) -> None:
@@ -248,7 +253,7 @@ def test_bad_data_ends_in_one_line(fresh: Any, batches: Any) -> None:
         (batches(), InputError, "max_memory of 10 bytes is too little", {"max_memory": 10}),
         (batches(), InputError, "no amount of memory", {"max_memory": "3s"}),
         (batches(), InputError, "unknown layer", {"layers": ["nowhere"]}),
-        (iter(batches()), InputError, "can be read once only", {"max_memory": 12000}),
+        (iter(batches()), InputError, "can be read once only", {"max_memory": 20000}),
         ([{**batches()[0], "labels": torch.full((3, 7), 70)}], InputError, "do not fit 64 classes", {}),
     ]
     for data, kind, text, options in cases:
@@ -297,7 +302,7 @@ def test_data_that_change_between_passes_are_refused(fresh: Any, batches: Any) -
     features = [{key: value[row] for key, value in batch.items()} for batch in data for row in range(3)]
     loader = DataLoader(features, batch_size=3, shuffle=True, generator=torch.Generator().manual_seed(0))
     with pytest.raises(DataError, match="does not shuffle"):
-        collect_statistics(fresh(), loader, max_memory=12000, progress=False)
+        collect_statistics(fresh(), loader, max_memory=20000, progress=False)
 
     class Ending:
         def __init__(self) -> None:
@@ -308,7 +313,7 @@ def test_data_that_change_between_passes_are_refused(fresh: Any, batches: Any) -
             return iter(data if self.reads < 3 else data[:2])
 
     with pytest.raises(DataError, match="ended after 2 batches"):
-        collect_statistics(fresh(), Ending(), max_memory=12000, progress=False)
+        collect_statistics(fresh(), Ending(), max_memory=20000, progress=False)
 
 
 def test_sums_are_symmetric_and_not_negative() -> None:

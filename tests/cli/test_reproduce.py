@@ -50,7 +50,7 @@ def test_reduced_grid_has_27_cells_bins_and_the_base() -> None:
 def test_dry_run_lists_bins_that_the_tasks_rows_fall_into(
     tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = [{"question": "x" * (1 + n // 4), "choices": ["a", "b"], "answer": 0} for n in range(24)]
+    rows = [{"question": "x " * (1 + n // 4), "choices": ["a", "b"], "answer": 0} for n in range(24)]
     folder = tmp_path / "rows"
     folder.mkdir()
     for split in ("train", "test"):
@@ -80,7 +80,7 @@ def test_tables_verdicts_and_page(
     page = (out / "paper.html").read_text(encoding="utf-8")
     assert "Reduced form" in page
     assert "2 seeds (0 to 1) along ranks" in page
-    assert "Length bins are" in page or "The paper's length bins are left out" in page
+    assert "Length bins are" in page or "length bins are left out" in page
     assert "Table 1" in page
     assert "no two runs differ in" in page, "what the runs cannot show is named"
     assert (out / "table-1.csv").read_text().count("rank 2") == 1

@@ -16,7 +16,7 @@ import yaml
 
 from lorascope.sweeps import SweepSpec
 
-CLOCK = ("seconds_", "peak_memory")
+CLOCK = ("seconds_", "cpu_seconds_", "peak_memory")
 """Columns of the table that differ from run to run."""
 
 

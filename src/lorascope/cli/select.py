@@ -49,8 +49,8 @@ def select_command(
     Rows may lack their label (answer, completion, or the last assistant message). Rows that are the same count once.
 
     Writes OUT (the rows as they were) and a report beside it with every row's score. Scores are kept: a second method or
-    budget, or the same command after Ctrl-C, goes on from there. What the methods are worth is measured in
-    docs/benchmarks/select.md.
+    budget, or the same command after Ctrl-C, goes on from there. benchmarks/select_rows.py measures
+    what the methods are worth against drawing rows at random; that has not been shown yet.
     """
     from rich.console import Console
 

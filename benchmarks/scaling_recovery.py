@@ -110,7 +110,8 @@ def main() -> None:
         "",
         "Tables drawn from each law on full grids of N in [1e8, 1e10], R in [4, 512], D in [1e3, 1e6]; each metric times "
         "1 + sigma z, and with outliers one run in ten also halved or doubled. "
-        f"{options.repetitions} tables a row, fitted with the defaults (n_boot = {options.n_boot}). Coverage: how many of "
+        f"{options.repetitions} tables a row, fitted with the defaults (n_boot = {options.n_boot}), but told "
+        f"whether the truth has a floor. Coverage: how many of "
         "the 95 % intervals hold the truth. Prediction: at four times the largest N, R and D. "
         "Goal: coverage of 90 to 99 %. One row's coverage has a standard error of 1.5 points.",
         "",

@@ -522,6 +522,8 @@ def _seeds(seeds: int | Sequence[int]) -> list[int]:
 def _check_pretrain(
     settings: dict[str, Any], dim: int, seeds: list[int], dtype: str, optimiser: Adam | None = None
 ) -> None:
+    if dim < 1:
+        raise InputError(f"dim {dim} must be at least 1")
     lowest: dict[str, tuple[float | int, float | int]] = {"alpha": (settings["alpha"], 1 / dim**2)}
     lowest |= {
         "kappa0": (settings["kappa0"], 0.0),

@@ -243,7 +243,6 @@ def test_quantised_bases(kind: str, batches: Any, tmp_path: Path) -> None:
     if kind == "icq":
         quantised: Any = ICQConfig()
     else:
-        pytest.importorskip("bitsandbytes")
         quantised = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     lora = LoraConfig(r=4, target_modules=["q_proj", "k_proj", "v_proj", "down_proj"])
     for mode in ("fisher", "activation", "fisher_batch", "fisher_select"):

@@ -11,10 +11,13 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 import lorascope
+from lorascope.adapters import Component
 from lorascope.core import InputError, ModelError
 from lorascope.core.metrics import METRICS
+from lorascope.information import mutual_information_bounds
 from lorascope.measuring import measure
-from lorascope.measuring.selection import select_tokens
+from lorascope.measuring.selection import Selection, select_tokens
+from lorascope.measuring.state import LayerState, Options
 from lorascope.results import AdapterMeasurement
 from tests.measuring.architectures import adapted, batch_for
 from tests.measuring.reference import js_rows, outputs_again
@@ -255,6 +258,36 @@ def test_wide_layers_are_lumped_and_say_so() -> None:
     assert measure(model, [batch], metrics="mi_joint", joint_dim=8, progress=False).totals == lumped.totals
     other = measure(model, [batch], metrics="mi_joint", joint_dim=8, seed=1, progress=False)
     assert other.totals != lumped.totals
+
+
+@pytest.mark.parametrize("target", ["all-linear", ["q_proj", "lm_head"]])
+def test_logits_are_not_computed_where_nothing_reads_them(target: str | list[str]) -> None:
+    model, batch = adapted("llama", target_modules=target), batch_for("llama")
+    rows = []
+    head = model.get_base_model().get_output_embeddings()
+    head.register_forward_hook(lambda _module, _inputs, output: rows.append(output.shape[:-1].numel()))
+    fast = measure(model, [batch], metrics=("miub_js", "mi_joint"), progress=False)
+    full = measure(model, [batch], metrics=("miub_js", "mi_joint", "ce"), progress=False)
+    tokens = batch["input_ids"].numel()
+    assert rows == [0 if target == "all-linear" else tokens, tokens]
+    assert fast.layers == full.layers
+    assert {record["name"] for record in fast.layers if "lm_head" in record["name"]} == set(target) & {"lm_head"}
+
+
+def test_saturated_outputs_do_not_disturb_the_joint() -> None:
+    generator = torch.Generator().manual_seed(0)
+    o = 60 * torch.randn(
+        50, 600, generator=generator
+    )  # most probabilities are far below what a float32 product can hold
+    l = o + torch.randn(50, 600, generator=generator)  # noqa: E741
+    options = Options(("mi_joint",), "mean", 1024, 8, 0.01, 0)
+    layer = torch.nn.Linear(1, 600)
+    state = LayerState(Component("a", 0, "a", 1, 1, 600, "default", layer, layer, False), options, torch.device("cpu"))
+    state.update(o, l, Selection(1, 50, None, (50,)))
+    record, exact = state.record(1, []), torch.softmax(o.double(), -1).T @ torch.softmax(l.double(), -1)
+    bounds = mutual_information_bounds(exact)
+    assert record["mi_joint"] == pytest.approx(bounds.mi, rel=2e-6)
+    assert record["joint_js"] == pytest.approx(bounds.js, rel=2e-6)
 
 
 def test_order_and_batching_do_not_matter() -> None:

@@ -253,20 +253,21 @@ class _Lumping:
 
     def __init__(self, dim: int, groups: int, seed: int, device: Device) -> None:
         generator = torch.Generator().manual_seed(derive_seed(seed, "lumping", dim, groups))
+        order = torch.randperm(dim, generator=generator)
         self.groups = groups
-        self.order = torch.randperm(dim, generator=generator).to(device if device is not None else "cpu")
-        self.size, self.larger = divmod(dim, groups)
+        size, larger = divmod(dim, groups)
+        sizes = torch.full((groups,), size)
+        sizes[:larger] += 1
+        group = torch.empty(dim, dtype=torch.int64)
+        group[order] = torch.repeat_interleave(torch.arange(groups), sizes)
+        self.group = group.to(device if device is not None else "cpu")
 
     @classmethod
     def maybe(cls, dim: int, groups: int | None, seed: int, device: Device) -> _Lumping | None:
         return None if groups is None or dim <= groups else cls(dim, groups, seed, device)
 
     def __call__(self, rows: Tensor) -> Tensor:
-        rows = rows[:, self.order]
-        cut = self.larger * (self.size + 1)
-        first = rows[:, :cut].reshape(len(rows), self.larger, self.size + 1).sum(-1)
-        rest = rows[:, cut:].reshape(len(rows), self.groups - self.larger, self.size).sum(-1)
-        return torch.cat([first, rest], dim=1)
+        return rows.new_zeros(len(rows), self.groups).index_add_(1, self.group, rows)
 
 
 def _finite(value: float, name: str) -> float:

@@ -19,6 +19,7 @@ from lorascope.information.divergences import LN2, kappa, kl_generator_into
 _CPU_BLOCK = 1 << 20  # bytes of one buffer: the working set stays in the cache
 _GPU_BLOCK = 1 << 25
 _LARGE = 1 << 16  # entries from which float32 logarithms pay
+_FAR_ENOUGH = 2e-2  # mean of f_KL over a block from which sums of r ln r in float32 keep six digits
 _FAST_ENOUGH = 1e-3  # mean of f_KL over a block from which the plain formula keeps 12 digits
 
 
@@ -81,8 +82,8 @@ def mutual_information_bounds(joint: JointLike) -> MutualInformationBounds:
 def quick_mutual_information_bounds(joint: Tensor) -> MutualInformationBounds:
     """As `mutual_information_bounds`, with logarithms in float32 where the joint is large, float32 and far from independent.
 
-    For the many large matrices of a measurement, whose own rounding is 6e-8: four times as fast, and equal to about 1e-7
-    relative. Sums over rows stay in float64.
+    For the many large matrices of a measurement, whose own rounding is 6e-8: several times as fast, and equal to about
+    1e-6 relative. Sums over rows stay in float64.
 
     Args:
         joint: As `mutual_information_bounds`.
@@ -186,20 +187,31 @@ def _integrate_blocks(matrix: Tensor, dtype: torch.dtype) -> tuple[float, float,
     for rows in blocks:
         w, source = weight_o[rows], matrix[rows]
         u, g, *_ = work = buffers[:, : len(source)]
-        u.copy_(source).div_(divide_o[rows]).div_(divide_l)
-        ratio = max(ratio, float(u.amax()))
-        u.sub_(1.0)
-        block_mi = _weighted(w, kl_generator_into(u, g, work[2:], near_one=False), mass_l)
-        near_one = block_mi < _FAST_ENOUGH * float(w.sum())
-        if near_one and dtype == torch.float32:
-            return None
-        if near_one:
-            block_mi = _weighted(w, kl_generator_into(u, g, work[2:], near_one=True), mass_l)
-        u.mul_(0.5)
-        half = _weighted(w, kl_generator_into(u, g, work[2:], near_one=near_one), mass_l)
+        torch.div(source.to(dtype), divide_o[rows], out=u).div_(divide_l)
+        ratio, mass = max(ratio, float(u.amax())), float(w.sum())
+        block_mi = _entropic(w, u, g, mass_l) if dtype == torch.float32 else 0.0
+        if block_mi >= _FAR_ENOUGH * mass:
+            half = _entropic(w, u.add_(1.0).mul_(0.5), g, mass_l)
+        else:
+            u.sub_(1.0)
+            block_mi = _weighted(w, kl_generator_into(u, g, work[2:], near_one=False), mass_l)
+            near_one = block_mi < _FAST_ENOUGH * mass
+            if near_one and dtype == torch.float32:
+                return None
+            if near_one:
+                block_mi = _weighted(w, kl_generator_into(u, g, work[2:], near_one=True), mass_l)
+            u.mul_(0.5)
+            half = _weighted(w, kl_generator_into(u, g, work[2:], near_one=near_one), mass_l)
         mi += block_mi
         js += 0.5 * block_mi - half
     return max(mi, 0.0), max(js, 0.0), ratio, math.log(ratio)
+
+
+def _entropic(rows: Tensor, r: Tensor, out: Tensor, columns: Tensor) -> float:
+    """sum_ij rows_i f_KL(r_ij) columns_j by the plain formula, in few passes; the error is that of r and of ln r."""
+    torch.clamp(r, min=torch.finfo(r.dtype).tiny, out=out).log_().mul_(r)
+    linear = (r.mv(columns) - columns.sum()).double()  # sum of r - 1, from the same roundings as those of r ln r
+    return float(torch.dot(rows, out.mv(columns).double() - linear))
 
 
 def _weighted(rows: Tensor, values: Tensor, columns: Tensor) -> float:

@@ -24,6 +24,7 @@ from lorascope.measuring.selection import REDUCTIONS, TOKENS, PadTokens, Selecti
 from lorascope.measuring.state import LayerState, Options
 from lorascope.results import AdapterMeasurement
 from lorascope.tasks.evaluate import evaluation_mode
+from lorascope.tasks.scoring import keeps_logits
 
 DEFAULT_METRICS = ("miub_js", "update_ratio", "spectrum", "ce", "ppl", "accuracy")
 
@@ -222,6 +223,8 @@ def _run(
     seen = torch.zeros(4, dtype=torch.float64, device=device)
     with Capture(model, consume, variant) as capture:
         states.update({c.name: LayerState(c, options, device) for c in capture.components})
+        predicts = any(group in options.groups for group in ("ce", "ppl", "accuracy"))
+        fewer = {} if predicts else _without_logits(model, capture.components)
         total = operator.length_hint(batches) or None
         bar = tqdm(batches, total=total, desc="measuring", unit="batch", disable=not progress or rank > 0)
         for number, batch in enumerate(bar):
@@ -233,13 +236,13 @@ def _run(
             selection = select_tokens(inputs, tokens)
             # The model's own loss would need the labels only to compute what Losses computes again.
             try:
-                outputs = capture.forward({key: value for key, value in inputs.items() if key != "labels"})
+                outputs = capture.forward({key: value for key, value in inputs.items() if key != "labels"} | fewer)
             except IndexError as error:
                 raise InputError(
                     f"the model cannot take batch {number + 1} ({error}): a token id is outside its vocabulary, or a row is "
                     f"longer than its context of {context}"
                 ) from error
-            if any(group in options.groups for group in ("ce", "ppl", "accuracy")):
+            if predicts:
                 losses.update(outputs, inputs)
             seen[:2] += torch.tensor([selection.samples, sum(selection.sizes)], dtype=torch.float64, device=device)
             if (padding := pads.count(inputs, selection)) is not None:
@@ -259,6 +262,15 @@ def _run(
     found = list(states.values())
     token_count = int(seen[1]) or int(found[0].rows)
     return found, losses, (int(seen[0]), token_count, int(seen[2]), int(seen[3]))
+
+
+def _without_logits(model: nn.Module, found: list[Component]) -> dict[str, Tensor]:
+    """What spares the product with the vocabulary, where nothing reads the logits and the head has no adapter."""
+    base: Any = getattr(model, "get_base_model", lambda: model)()
+    head = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
+    if not keeps_logits(model) or any(head in (c.module, c.base) for c in found):
+        return {}
+    return {"logits_to_keep": torch.empty(0, dtype=torch.int64)}
 
 
 def _totals(records: list[dict[str, Any]]) -> dict[str, float]:

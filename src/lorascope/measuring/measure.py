@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,13 +19,12 @@ from lorascope.core.errors import InputError
 from lorascope.core.metrics import METRICS, resolve_groups
 from lorascope.core.provenance import collect
 from lorascope.measuring.batches import make_batches
-from lorascope.measuring.losses import Losses
+from lorascope.measuring.losses import Losses, is_causal_lm
 from lorascope.measuring.processes import processes
 from lorascope.measuring.selection import REDUCTIONS, TOKENS, PadTokens, Selection, select_tokens
 from lorascope.measuring.state import LayerState, Options
 from lorascope.results import AdapterMeasurement
 from lorascope.tasks.evaluate import evaluation_mode
-from lorascope.tasks.scoring import keeps_logits
 
 DEFAULT_METRICS = ("miub_js", "update_ratio", "spectrum", "ce", "ppl", "accuracy")
 
@@ -221,10 +221,11 @@ def _run(
     losses = Losses(model, device)
     context = _context(model)
     seen = torch.zeros(4, dtype=torch.float64, device=device)
-    with Capture(model, consume, variant) as capture:
+    predicts = any(group in options.groups for group in ("ce", "ppl", "accuracy"))
+    with Capture(model, consume, variant) as capture, contextlib.ExitStack() as stack:
         states.update({c.name: LayerState(c, options, device) for c in capture.components})
-        predicts = any(group in options.groups for group in ("ce", "ppl", "accuracy"))
-        fewer = {} if predicts else _without_logits(model, capture.components)
+        if not predicts:
+            stack.enter_context(_without_logits(model, capture.components))
         total = operator.length_hint(batches) or None
         bar = tqdm(batches, total=total, desc="measuring", unit="batch", disable=not progress or rank > 0)
         for number, batch in enumerate(bar):
@@ -236,7 +237,7 @@ def _run(
             selection = select_tokens(inputs, tokens)
             # The model's own loss would need the labels only to compute what Losses computes again.
             try:
-                outputs = capture.forward({key: value for key, value in inputs.items() if key != "labels"} | fewer)
+                outputs = capture.forward({key: value for key, value in inputs.items() if key != "labels"})
             except IndexError as error:
                 raise InputError(
                     f"the model cannot take batch {number + 1} ({error}): a token id is outside its vocabulary, or a row is "
@@ -264,13 +265,22 @@ def _run(
     return found, losses, (int(seen[0]), token_count, int(seen[2]), int(seen[3]))
 
 
-def _without_logits(model: nn.Module, found: list[Component]) -> dict[str, Tensor]:
-    """What spares the product with the vocabulary, where nothing reads the logits and the head has no adapter."""
+@contextlib.contextmanager
+def _without_logits(model: nn.Module, found: list[Component]) -> Iterator[None]:
+    """Spares a causal model the product with its vocabulary; without effect where the head has an adapter of its own.
+
+    The head gets no rows. Asking the model itself, by ``logits_to_keep``, would let some drop tokens in earlier layers.
+    """
     base: Any = getattr(model, "get_base_model", lambda: model)()
-    head = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
-    if not keeps_logits(model) or any(head in (c.module, c.base) for c in found):
-        return {}
-    return {"logits_to_keep": torch.empty(0, dtype=torch.int64)}
+    head = base.get_output_embeddings() if is_causal_lm(model) else None
+    if head is None or any(head in (c.module, c.base) for c in found):
+        yield
+        return
+    handle = head.register_forward_pre_hook(lambda _head, inputs: tuple(x[..., :0, :] for x in inputs))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _totals(records: list[dict[str, Any]]) -> dict[str, float]:

@@ -182,7 +182,7 @@ def _forward(
     options: dict[str, Any] = {"use_cache": use_cache or cache is not None}
     if cache is not None:
         options["past_key_values"] = cache
-    if keep is not None and keeps_logits(model):
+    if keep is not None and _keeps_logits(model):
         options["logits_to_keep"] = keep
     with torch.no_grad():
         return model(input_ids=ids, attention_mask=mask, **options)
@@ -208,8 +208,7 @@ def _base(model: torch.nn.Module) -> torch.nn.Module:
     return model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
 
 
-def keeps_logits(model: torch.nn.Module) -> bool:
-    """Whether the model can be asked for the logits of its last tokens only."""
+def _keeps_logits(model: torch.nn.Module) -> bool:
     return "logits_to_keep" in inspect.signature(_base(model).forward).parameters
 
 

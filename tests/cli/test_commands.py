@@ -349,7 +349,7 @@ def test_prompts_longer_than_the_context_are_said_and_counted(
         code, printed, _ = run(*measure, "--overlong", overlong, "--out", out)
         assert code == 0
         assert AdapterMeasurement.load(out / "result.json").counts[key] == 1
-        assert "1 samples were" in printed
+        assert "1 sample was" in printed
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,7 @@ def test_data_that_is_none_is_refused(data: object) -> None:
         ({"components": "mean"}, "components='mean'"),
         ({"noise": 0.0}, "noise=0.0"),
         ({"joint_dim": 1}, "joint_dim=1"),
+        ({"seed": None}, "seed=None: give a whole number"),
         ({"batch_size": True}, "batch_size=True"),
     ],
 )
@@ -244,7 +245,7 @@ def test_rows_beyond_the_context_are_counted_and_said() -> None:
     mask = torch.ones_like(ids)
     mask[1, context:] = 0
     result = measure(model, [{"input_ids": ids, "attention_mask": mask}], metrics="miub_js", progress=False)
-    assert f"1 samples are longer than the model's context of {context} tokens" in result.warnings
+    assert f"1 sample is longer than the model's context of {context} tokens" in result.warnings
 
 
 def test_wide_layers_are_lumped_and_say_so() -> None:

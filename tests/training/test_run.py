@@ -9,13 +9,21 @@ import pytest
 import torch
 import yaml
 from peft import AutoPeftModelForCausalLM, PeftModel
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from lorascope.core.errors import AdapterError, InputError, ModelError, OutputError
 from lorascope.measuring import measure
 from lorascope.results import RunRecord
 from lorascope.tasks import evaluate_task, load_task
 from lorascope.training import RunSpec, run, runner
+from lorascope.training.observers import LossHistory
 
 from .tiny import make_model, make_tokenizer
 
@@ -248,6 +256,16 @@ def test_divergence_keeps_no_result(spec: RunSpec, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="training diverged"):
         run(dataclasses.replace(spec, learning_rate=1e30, max_grad_norm=0), tmp_path / "r", progress=False)
     assert not (tmp_path / "r" / "result.json").exists()
+
+
+def test_weights_that_the_last_step_broke_are_said(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 1)
+    arguments, state = TrainingArguments(output_dir=str(tmp_path)), TrainerState(global_step=3)
+    history = LossHistory(lambda _: None)
+    history.on_train_end(arguments, state, TrainerControl(), model=model)
+    torch.nn.init.constant_(model.bias, torch.inf)
+    with pytest.raises(InputError, match=r"'bias' is not finite after step 3 .*training diverged"):
+        history.on_train_end(arguments, state, TrainerControl(), model=model)
 
 
 def test_full_disk_while_saving_the_adapter_keeps_the_checkpoints(

@@ -77,8 +77,10 @@ def train_command(
     optimizer: Annotated[str | None, typer.Option(help="adamw_torch, adafactor or sgd.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows a step. \\[default: 32]")] = None,
     micro_batch_size: Annotated[int | None, typer.Option(help="Rows a forward pass, to save memory.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", "--max-steps", help="Training steps.")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the data. \\[default: 1]")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", "--max-steps", help="Training steps, whatever the epochs.")
+    ] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the data, without steps. \\[default: 1]")] = None,
     schedule: Annotated[
         str | None, typer.Option(help="constant, constant_with_warmup, linear or cosine. \\[default: constant]")
     ] = None,

@@ -120,7 +120,7 @@ def measure(
         )
     if max_length is not None and context is not None and max_length > context:
         raise InputError(f"max_length={max_length} is over the model's context of {context} tokens: give at most that")
-    _check_choices(variant, tokens, reduction, components, noise, joint_dim, moment_dim)
+    _check_choices(variant, tokens, reduction, components, noise, joint_dim, moment_dim, seed)
     options = Options(groups, reduction, joint_dim, moment_dim, noise, seed)
     batches, counts = make_batches(
         data,
@@ -141,7 +141,8 @@ def measure(
         records = [state.record(samples, notes) for state in states]
         notes = _warnings(model, states, records, counts, padding) + notes
         if beyond:
-            notes.append(f"{beyond} samples are longer than the model's context of {context} tokens")
+            which = "1 sample is" if beyond == 1 else f"{beyond} samples are"
+            notes.append(f"{which} longer than the model's context of {context} tokens")
         base = getattr(model, "get_base_model", lambda: model)()
         provenance = collect(
             seed=seed,
@@ -172,7 +173,7 @@ def measure(
 
 
 def _check_choices(
-    variant: str, tokens: str, reduction: str, components: str, noise: float, joint_dim: int, moment_dim: int
+    variant: str, tokens: str, reduction: str, components: str, noise: float, joint_dim: int, moment_dim: int, seed: int
 ) -> None:
     for name, value, known in (
         ("variant", variant, ("local", "base")),
@@ -184,6 +185,8 @@ def _check_choices(
             raise InputError(f"{name}={value!r}: choose from {', '.join(known)}")
     if not (noise > 0 and math.isfinite(noise)):
         raise InputError(f"noise={noise}: give a share of the variance above 0, such as 0.01")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InputError(f"seed={seed!r}: give a whole number")
     for name, size in (("joint_dim", joint_dim), ("moment_dim", moment_dim)):
         if not isinstance(size, int) or size < 2:
             raise InputError(f"{name}={size}: give a whole number of at least 2")
@@ -338,5 +341,5 @@ def _warnings(
         )
     for key, what in (("truncated", "cut to the length limit"), ("dropped", "left out for their length")):
         if counts.get(key):
-            notes.append(f"{counts[key]} samples were {what}")
+            notes.append("1 sample was " + what if counts[key] == 1 else f"{counts[key]} samples were {what}")
     return notes

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+import torch
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging as transformers_logging
@@ -83,6 +84,21 @@ class LossHistory(TrainerCallback):
         if state.is_world_process_zero:
             names = ("epoch", "loss", "learning_rate", "grad_norm")
             self.write({"step": state.global_step, **{name: float(logs[name]) for name in names if name in logs}})
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Look at the weights once: the last step can break them, and no loss is computed after it.
+
+        Raises:
+            InputError: A trained weight is not finite.
+        """
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
+                raise InputError(
+                    f"'{name}' is not finite after step {state.global_step} with learning_rate {args.learning_rate:g}: "
+                    "training diverged; use a smaller learning_rate, in a new output folder"
+                )
 
 
 class Interrupt(TrainerCallback):

@@ -6,6 +6,7 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
@@ -21,7 +22,7 @@ from lorascope.quantization.storage import Stored
 
 SEARCHES = ("shift", "scale")
 # Entries of the largest tensors of a search: about what a processor's cache holds; a GPU wants more at a time.
-_ENTRIES = {"cpu": 2**16, "cuda": 2**23}
+_ENTRIES = {"cpu": 2**18, "cuda": 2**23}
 # Sums of weights beyond this would overflow in float32.
 _LARGEST = 1e37
 
@@ -200,7 +201,7 @@ def quantize_icq(
         shift, scale, valid = grid.candidates(at, at + rows.shape[0])
         order = None
         if shift.shape[1] > 1:
-            ordered, order = rows.sort(dim=1)
+            ordered, order = _sort(rows)
             candidates = Candidates(ordered, shift, scale, valid, values, middles)
             best = (best_shift if search == "shift" else best_listed)(candidates, objective).unsqueeze(1)
             shift, scale, rows = shift.gather(1, best), scale.gather(1, best), ordered
@@ -259,8 +260,20 @@ def code_entropy_bits(codes: Int[Tensor, "blocks size"], levels: int) -> Float[T
 
 def extent(rows: Float[Tensor, "blocks size"]) -> Float[Tensor, "blocks 3"]:
     """Lowest, lower median and highest weight of each block."""
+    if rows.device.type == "cpu":  # numpy sorts short rows sooner than torch finds their medians
+        rows = torch.from_numpy(np.sort(rows.numpy(), axis=1))
+        return rows[:, [0, (rows.shape[1] - 1) // 2, -1]]
     low, high = rows.aminmax(dim=1)
     return torch.stack([low, rows.median(dim=1).values, high], dim=1)
+
+
+def _sort(rows: Float[Tensor, "blocks size"]) -> tuple[Float[Tensor, "blocks size"], Int[Tensor, "blocks size"]]:
+    """The weights of each block, rising, and where they were; on a processor by numpy, which sorts short rows faster."""
+    if rows.device.type != "cpu":
+        ordered, order = rows.sort(dim=1)
+        return ordered, order
+    order = torch.from_numpy(np.argsort(rows.numpy(), axis=1))
+    return rows.gather(1, order), order
 
 
 def check_options(

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 
 from lorascope.core.errors import InputError
-from lorascope.quantization import code_entropy_bits, codebook, quantize_icq
+from lorascope.quantization import code_entropy_bits, codebook, icq, quantize_icq
 from lorascope.quantization.codebooks import borders
 from lorascope.quantization.events import best_shift
 from lorascope.quantization.packing import pack, packed_size, unpack
@@ -147,6 +147,18 @@ def test_passing_of_borders_finds_what_trying_every_candidate_finds(bits, kind, 
     if objective == "entropy":
         torch.testing.assert_close(*entropies, rtol=0, atol=1e-12)
     torch.testing.assert_close(*errors, rtol=1e-5, atol=1e-9)
+
+
+def test_blocks_are_searched_alike_whatever_blocks_are_beside_them(monkeypatch):
+    # One block of large weights among small ones: its candidates are as stored, theirs are many that are stored alike.
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(512, 64, generator=generator)
+    weight[300] = torch.linspace(-100, 100, 65)[1:]
+    together = quantize_icq(weight)
+    monkeypatch.setitem(icq._ENTRIES, "cpu", 1)
+    alone = quantize_icq(weight)
+    assert torch.equal(together.block_entropy_bits, alone.block_entropy_bits)
+    assert torch.equal(together.codes, alone.codes)
 
 
 @pytest.mark.parametrize("shape", [(64,), (3, 5), (1,), (64, 65), (2, 3, 129)])

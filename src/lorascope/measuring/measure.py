@@ -331,8 +331,8 @@ def _warnings(
     saturated = [r["name"] for r in records if r.get("miub_js") == 0 and r.get("update_ratio", 0) > 0]
     if saturated:
         notes.append(
-            f"{len(saturated)} of {len(records)} layers saturated: one feature leads so far that the softmax does not show the update, "
-            f"and miub_js is 0 although the update is not: {', '.join(saturated[:5])}"
+            f"{len(saturated)} of {len(records)} layers saturated: one feature leads so far that the softmax does not show "
+            f"the update, and miub_js is 0 although the update is not: {', '.join(saturated[:5])}"
         )
     ratios = [record["update_ratio"] for record in records if "update_ratio" in record]
     if ratios and max(ratios) == 0:

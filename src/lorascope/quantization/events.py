@@ -87,10 +87,18 @@ def find_events(shifts: Candidates) -> Events:
     at = torch.minimum(sign * from_high, sign * from_low) * sign + (1 - sign.abs()) * value
     step = (shifts.shift[:, -1] - shifts.shift[:, 0]) / (width - 1)
     candidate = ((at - of_block(shifts.shift[:, 0])) / of_block(step)).ceil_().clamp_(1, width - 1).int()
-    # Rounding may have led to a neighbour.
+    # Rounding may have led to a neighbour; further, where candidates that are stored alike make the steps uneven.
     row = block * width
-    candidate -= ((_borders(shifts, row + candidate - 1, middle) >= value) & (candidate > 1)).int()
-    candidate += ((_borders(shifts, row + candidate, middle) < value) & (candidate < width - 1)).int()
+    left = torch.arange(weight.numel(), device=device)
+    for _ in range(width):
+        here, at_row, at_middle, at_value = (x.index_select(0, left) for x in (candidate, row, middle, value))
+        back = (_borders(shifts, at_row + here - 1, at_middle) >= at_value) & (here > 1)
+        ahead = (_borders(shifts, at_row + here, at_middle) < at_value) & (here < width - 1)
+        moved = (back | ahead).nonzero().squeeze(1)
+        if moved.numel() == 0:
+            break
+        left = left.index_select(0, moved)
+        candidate.index_add_(0, left, (ahead.int() - back.int()).index_select(0, moved))
     return Events(block, weight, border, row + candidate, first)
 
 

@@ -321,10 +321,11 @@ def _check_weight(weight: Tensor) -> None:
         )
     if weight.numel() == 0:
         raise InputError(f"weight of shape {tuple(weight.shape)} is empty: there is nothing to quantise")
-    if not bool(torch.isfinite(weight).all()):
+    low, high = (float(x) for x in torch.aminmax(weight.detach()))
+    if not (math.isfinite(low) and math.isfinite(high)):
         bad = int((~torch.isfinite(weight)).sum())
         raise InputError(
             f"weight holds NaN or infinity in {bad} of {weight.numel()} places: repair the checkpoint first"
         )
-    if (largest := float(weight.abs().max())) > _LARGEST:
+    if (largest := max(-low, high)) > _LARGEST:
         raise InputError(f"weight holds {largest:.3g}: magnitudes above {_LARGEST:.0e} cannot be quantised")

@@ -133,12 +133,14 @@ def test_passing_of_borders_finds_what_trying_every_candidate_finds(bits, kind, 
     shift = rows.median(dim=1, keepdim=True).values + lam * torch.arange(-n, n + 1) / n * (high - low)
     scale = torch.maximum(high - shift, shift - low)
     candidates = Candidates(ordered, shift, scale, torch.ones_like(shift, dtype=torch.bool), values, borders(values))
-    quick, listed = best_shift(candidates, objective), best_listed(candidates, objective)
+    (quick, quick_codes), (listed, listed_codes) = (f(candidates, objective) for f in (best_shift, best_listed))
     row = torch.arange(6)
     codes = [
         torch.searchsorted(code_borders(shift[row, best], scale[row, best], borders(values)), rows)
         for best in (quick, listed)
     ]
+    for found, expected in zip((quick_codes, listed_codes), codes, strict=True):
+        assert torch.equal(found.long(), expected.sort(dim=1).values)
     entropies = [code_entropy_bits(c, values.numel()) for c in codes]
     errors = [
         (values[c] * scale[row, b, None] + shift[row, b, None] - rows).double().square().sum(dim=1)

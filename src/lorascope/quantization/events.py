@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lorascope.quantization.search import Candidates, best_of, code_borders, plogp
+from lorascope.quantization.search import Candidates, best_of, code_counts, plogp
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Events:
         border: The border that it passes, so that its code falls from ``border + 1`` to ``border``.
         here: Place, among all candidates of all blocks, of the first candidate with the border at or above the weight.
         first: Codes for the first candidate, of (blocks, size).
+        last: Codes for the last one.
     """
 
     block: Int[Tensor, " events"]
@@ -35,9 +36,10 @@ class Events:
     border: Int[Tensor, " events"]
     here: Int[Tensor, " events"]
     first: Int[Tensor, "blocks size"]
+    last: Int[Tensor, "blocks size"]
 
 
-def best_shift(candidates: Candidates, objective: str) -> Int[Tensor, " blocks"]:
+def best_shift(candidates: Candidates, objective: str) -> tuple[Int[Tensor, " blocks"], Int[Tensor, "blocks size"]]:
     """The shift with the highest entropy (equal entropies: the lowest squared error), or with the lowest error.
 
     Args:
@@ -46,7 +48,7 @@ def best_shift(candidates: Candidates, objective: str) -> Int[Tensor, " blocks"]
         objective: ``"entropy"`` or ``"mse"``.
 
     Returns:
-        Index of the best candidate of each block; of equally good ones the first.
+        Index of the best candidate of each block, of equally good ones the first; and the codes that it gives the ordered weights.
     """
     events = find_events(candidates)
     wanted = best_of(candidates, entropy_scores(candidates, events) if objective == "entropy" else None)
@@ -60,7 +62,9 @@ def best_shift(candidates: Candidates, objective: str) -> Int[Tensor, " blocks"]
     place = torch.where(error == least.index_select(0, row), there, wanted.numel())
     first = torch.full((blocks,), wanted.numel(), dtype=torch.long, device=there.device)
     first.scatter_reduce_(0, row, place, "amin")
-    return first - torch.arange(blocks, device=there.device) * width
+    passed = (events.here <= first.index_select(0, events.block)).int()
+    codes = events.first.flatten().index_add(0, events.weight, passed, alpha=-1).view(events.first.shape)
+    return first - torch.arange(blocks, device=there.device) * width, codes
 
 
 def find_events(shifts: Candidates) -> Events:
@@ -89,17 +93,22 @@ def find_events(shifts: Candidates) -> Events:
     candidate = ((at - of_block(shifts.shift[:, 0])) / of_block(step)).ceil_().clamp_(1, width - 1).int()
     # Rounding may have led to a neighbour; further, where candidates that are stored alike make the steps uneven.
     row = block * width
-    left = torch.arange(weight.numel(), device=device)
-    for _ in range(width):
-        here, at_row, at_middle, at_value = (x.index_select(0, left) for x in (candidate, row, middle, value))
-        back = (_borders(shifts, at_row + here - 1, at_middle) >= at_value) & (here > 1)
-        ahead = (_borders(shifts, at_row + here, at_middle) < at_value) & (here < width - 1)
-        moved = (back | ahead).nonzero().squeeze(1)
-        if moved.numel() == 0:
-            break
-        left = left.index_select(0, moved)
-        candidate.index_add_(0, left, (ahead.int() - back.int()).index_select(0, moved))
-    return Events(block, weight, border, row + candidate, first)
+    step_by = _correction(shifts, row, candidate, middle, value)
+    candidate += step_by
+    left = step_by.nonzero().squeeze(1)
+    while left.numel():
+        step_by = _correction(shifts, *(x.index_select(0, left) for x in (row, candidate, middle, value)))
+        candidate.index_add_(0, left, step_by)
+        left = left.index_select(0, step_by.nonzero().squeeze(1))
+    return Events(block, weight, border, row + candidate, first, first - passed.view(first.shape))
+
+
+def _correction(shifts: Candidates, row: Tensor, candidate: Tensor, middle: Tensor, value: Tensor) -> Tensor:
+    """-1, 0 or 1 towards the first candidate, from the second on, with its border at or above the value."""
+    width = shifts.shift.shape[1]
+    back = (_borders(shifts, row + candidate - 1, middle) >= value) & (candidate > 1)
+    ahead = (_borders(shifts, row + candidate, middle) < value) & (candidate < width - 1) & ~back
+    return ahead.int() - back.int()
 
 
 def _borders(
@@ -117,8 +126,10 @@ def entropy_scores(shifts: Candidates, events: Events) -> Int[Tensor, "blocks ca
     place = events.weight - events.block * size
     # How many weights are at or below each border for the first and the last candidate; below the lowest none, and all
     # below the highest. Any count in between lies between the two.
-    pad = torch.nn.functional.pad
-    ends = [pad(pad(_upto(shifts, candidate), (1, 0)), (0, 1), value=size).flatten() for candidate in (0, -1)]
+    ends = [
+        torch.nn.functional.pad(code_counts(codes, levels).cumsum(dim=1, dtype=torch.int32), (1, 0)).flatten()
+        for codes in (events.first, events.last)
+    ]
     widest = int((ends[1] - ends[0]).max())
     middles = torch.nn.functional.pad(shifts.middles, (1, 1))
     row = events.block * (levels + 1) + events.border
@@ -134,11 +145,6 @@ def entropy_scores(shifts: Candidates, events: Events) -> Int[Tensor, "blocks ca
     total = torch.zeros(shifts.shift.numel(), dtype=torch.int32, device=shifts.ordered.device)
     total.index_add_(0, events.here, change)
     return total.view(shifts.shift.shape).cumsum(dim=1, dtype=torch.int32)
-
-
-def _upto(shifts: Candidates, candidate: int) -> Int[Tensor, "blocks borders"]:
-    borders = code_borders(shifts.shift[:, candidate], shifts.scale[:, candidate], shifts.middles)
-    return torch.searchsorted(shifts.ordered, borders, right=True, out_int32=True)
 
 
 def _count(

@@ -17,7 +17,7 @@ from lorascope.quantization.codebooks import borders, codebook
 from lorascope.quantization.events import best_shift
 from lorascope.quantization.grid import Grid
 from lorascope.quantization.packing import look_up, pack
-from lorascope.quantization.search import OBJECTIVES, Candidates, best_listed, code_borders
+from lorascope.quantization.search import OBJECTIVES, Candidates, best_listed, code_borders, code_counts
 from lorascope.quantization.storage import Stored
 
 SEARCHES = ("shift", "scale")
@@ -199,16 +199,16 @@ def quantize_icq(
 
     def quantize(at: int, rows: Tensor) -> int:
         shift, scale, valid = grid.candidates(at, at + rows.shape[0])
-        order = None
+        order, found = None, None
         if shift.shape[1] > 1:
-            ordered, order = _sort(rows)
-            candidates = Candidates(ordered, shift, scale, valid, values, middles)
-            best = (best_shift if search == "shift" else best_listed)(candidates, objective).unsqueeze(1)
-            shift, scale, rows = shift.gather(1, best), scale.gather(1, best), ordered
+            rows, order = _sort(rows)
+            candidates = Candidates(rows, shift, scale, valid, values, middles)
+            best, found = (best_shift if search == "shift" else best_listed)(candidates, objective)
+            shift, scale = (x.gather(1, best.unsqueeze(1)) for x in (shift, scale))
         grid.choose(at, shift[:, 0], scale[:, 0])
         if objective == "none":  # to the last bit what bitsandbytes does
             found = torch.bucketize(rows * torch.where(scale > 0, 1 / scale, 0.0), middles)
-        else:
+        elif found is None:
             found = torch.searchsorted(code_borders(shift[:, 0], scale[:, 0], middles), rows.contiguous())
         entropies[at : at + rows.shape[0]] = code_entropy_bits(found, values.numel())
         place = codes[at * block_size : at * block_size + rows.numel()].view(rows.shape)
@@ -251,9 +251,7 @@ def code_entropy_bits(codes: Int[Tensor, "blocks size"], levels: int) -> Float[T
         >>> code_entropy_bits(torch.tensor([[0, 0, 1, 1], [2, 2, 2, 2]]), 4)
         tensor([1., 0.], dtype=torch.float64)
     """
-    counts = torch.zeros(codes.shape[0], levels, dtype=torch.float64, device=codes.device)
-    counts.scatter_add_(1, codes, counts.new_ones(1).expand_as(codes))
-    share = counts / codes.shape[1]
+    share = code_counts(codes, levels).double() / codes.shape[1]
     entropy: Tensor = torch.special.entr(share).sum(dim=1)
     return entropy / math.log(2)
 

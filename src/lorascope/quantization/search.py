@@ -60,6 +60,18 @@ def code_borders(
     return shift.unsqueeze(-1) + scale.unsqueeze(-1) * middles
 
 
+def code_counts(codes: Int[Tensor, "blocks size"], levels: int) -> Int[Tensor, "blocks levels"]:
+    """How often each block has each code.
+
+    Example:
+        >>> code_counts(torch.tensor([[0, 0, 1]]), 4)
+        tensor([[2, 1, 0, 0]])
+    """
+    blocks = codes.shape[0]
+    place = codes + torch.arange(0, blocks * levels, levels, dtype=codes.dtype, device=codes.device).unsqueeze(1)
+    return torch.bincount(place.flatten(), minlength=blocks * levels).view(blocks, levels)
+
+
 def best_of(
     candidates: Candidates, scores: Int[Tensor, "blocks candidates"] | None
 ) -> Bool[Tensor, "blocks candidates"]:
@@ -70,7 +82,7 @@ def best_of(
     return scores == scores.amin(dim=1, keepdim=True)
 
 
-def best_listed(candidates: Candidates, objective: str) -> Int[Tensor, " blocks"]:
+def best_listed(candidates: Candidates, objective: str) -> tuple[Int[Tensor, " blocks"], Int[Tensor, "blocks size"]]:
     """The candidate with the highest entropy (equal entropies: the lowest squared error), or with the lowest error.
 
     The weights of a block are sorted, so that a candidate's counts are one binary search a border.
@@ -80,7 +92,7 @@ def best_listed(candidates: Candidates, objective: str) -> Int[Tensor, " blocks"
         objective: ``"entropy"`` or ``"mse"``.
 
     Returns:
-        Index of the best candidate of each block; of equally good ones the first.
+        Index of the best candidate of each block, of equally good ones the first; and the codes that it gives the ordered weights.
     """
     ordered = candidates.ordered
     borders = code_borders(candidates.shift, candidates.scale, candidates.middles)
@@ -89,7 +101,9 @@ def best_listed(candidates: Candidates, objective: str) -> Int[Tensor, " blocks"
     row, column = wanted.nonzero(as_tuple=True)
     error = torch.full(wanted.shape, torch.inf, dtype=torch.float64, device=ordered.device)
     error[row, column] = _squared_errors(candidates, row, column, below[row, column])
-    return error.argmin(dim=1)
+    best = error.argmin(dim=1)
+    chosen = borders[torch.arange(len(best), device=best.device), best]
+    return best, torch.searchsorted(chosen, ordered, out_int32=True)
 
 
 def _negative_entropy(below: Int[Tensor, "blocks candidates borders"], size: int) -> Int[Tensor, "blocks candidates"]:

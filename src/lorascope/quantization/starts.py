@@ -87,7 +87,7 @@ def start_entropies(
             shift = start + steps * torch.maximum(high - start, start - low)
             scale = torch.maximum(high - shift, shift - low)
             candidates = Candidates(ordered, shift, scale, torch.ones_like(shift, dtype=torch.bool), values, middles)
-            best = best_shift(candidates, "entropy") if n else torch.zeros(len(part), dtype=torch.long)
+            best = best_shift(candidates, "entropy")[0] if n else torch.zeros(len(part), dtype=torch.long)
             for after, at in (("", torch.full_like(best, n)), ("_searched", best)):
                 here = code_borders(shift.gather(1, at[:, None])[:, 0], scale.gather(1, at[:, None])[:, 0], middles)
                 entropy = code_entropy_bits(torch.searchsorted(here, ordered), values.numel())

@@ -289,9 +289,8 @@ def half_gains(rows: Float[Tensor, "blocks size"], *, bits: int, n: int, lam: fl
         grid = Grid(extent(part), n=n, lam=lam, levels=values.numel(), search="shift", group_size=None)
         shift, scale, valid = grid.candidates(0, part.shape[0])
         halves = part[:, order[: rows.shape[1] // 2]], part[:, order[rows.shape[1] // 2 :]]
-        best = best_listed(
-            Candidates(halves[0].sort(dim=1).values, shift, scale, valid, values, middles), "entropy"
-        ).unsqueeze(1)
+        candidates = Candidates(halves[0].sort(dim=1).values, shift, scale, valid, values, middles)
+        best = best_listed(candidates, "entropy")[0].unsqueeze(1)
         middle = torch.full_like(best, n)
         for i, half in enumerate(halves):
             after, before = (

@@ -48,7 +48,7 @@ def best_shift(candidates: Candidates, objective: str) -> tuple[Int[Tensor, " bl
         objective: ``"entropy"`` or ``"mse"``.
 
     Returns:
-        Index of the best candidate of each block, of equally good ones the first; and the codes that it gives the ordered weights.
+        Index of the best candidate of each block, of equally good ones the first; and its codes of the ordered weights.
     """
     events = find_events(candidates)
     wanted = best_of(candidates, entropy_scores(candidates, events) if objective == "entropy" else None)

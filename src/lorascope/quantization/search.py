@@ -92,7 +92,7 @@ def best_listed(candidates: Candidates, objective: str) -> tuple[Int[Tensor, " b
         objective: ``"entropy"`` or ``"mse"``.
 
     Returns:
-        Index of the best candidate of each block, of equally good ones the first; and the codes that it gives the ordered weights.
+        Index of the best candidate of each block, of equally good ones the first; and its codes of the ordered weights.
     """
     ordered = candidates.ordered
     borders = code_borders(candidates.shift, candidates.scale, candidates.middles)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from lorascope.core.provenance import collect
 from lorascope.initialization import NEEDS, collect_statistics
 from lorascope.initialization.accumulators import Probes, ProductSum, SymmetricSum
 from lorascope.measuring import load_model_and_tokenizer
+from lorascope.quantization.resources import PeakMemory
 from lorascope.tasks import PaddingCollator, encode_task, load_task
 from lorascope.training import RunSpec, attach_lora
 
@@ -148,18 +148,24 @@ def step(rows: int = 16, times: int = 3) -> dict[str, Any]:
 
 
 def child(mode: str, limit: int | None, rows: int) -> None:
-    """Print the peak of this process in bytes, and the prediction."""
+    """Print by how many bytes the pass makes this process grow at most, and the prediction."""
     peft_model, data, _ = towns(rows)
     need = MODES.get(mode, ())
     # Every layer's directions are reduced at once, as an initialisation does.
     reduce = (lambda layer: layer.input_fisher.spectrum(layer.tokens, 8, leading=True)) if mode == "fisher" else None
-    found = collect_statistics(peft_model, data, need=need, reduce=reduce, max_memory=limit or "1TB", progress=False)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"peak": peak, "passes": found.counts["passes"], "predicted": found.counts["predicted_bytes"]}))
+    with PeakMemory() as peak:
+        found = collect_statistics(
+            peft_model, data, need=need, reduce=reduce, max_memory=limit or "1TB", progress=False
+        )
+    print(
+        json.dumps(
+            {"peak": peak.mib * 2**20, "passes": found.counts["passes"], "predicted": found.counts["predicted_bytes"]}
+        )
+    )
 
 
 def memory(rows: int = 16) -> dict[str, Any]:
-    """Peak resident memory of a process that makes the pass, above one that keeps three numbers a layer."""
+    """Growth of a process during the pass, above the growth of one that keeps three numbers a layer."""
 
     def run(mode: str, limit: int = 0) -> dict[str, int]:
         command = [sys.executable, __file__, "--out", ".", "--child", mode, str(limit), str(rows)]
@@ -249,7 +255,7 @@ def document(found: dict[str, Any]) -> str:
         lines += [
             "## Memory",
             "",
-            "Peak resident memory of a process that makes the pass on that model and batch, above the one ",
+            "How far the resident memory of a process rises during the pass on that model and batch, above the rise ",
         ]
         lines += [f"of a process that keeps three numbers a layer ({part['scalars']['peak'] / 1e6:,.0f} MB).", ""]
         lines += ["| mode, max_memory | passes | above, MB | predicted, MB |", "|---|---|---|---|"]

@@ -213,7 +213,7 @@ def mismatch_command(
         name="mismatch",
         title="Along the pre-training ridge",
         rows=found.rows,
-        columns=("data", "ridge", "alignment", "test_error", "jump", "noise_finetune"),
+        columns=("data", "ridge", "alignment", "test_error", "jump", "noise_finetune", "smallest_dim"),
         out=out,
         as_json=as_json,
         points=matching_points(points, found.setting, ("ridge",)),

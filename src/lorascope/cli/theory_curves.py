@@ -65,7 +65,7 @@ def point_command(
     )
     found = point(setting, words(data))
     rows = [{"data": kind, **row, "noise_finetune": row["noise"]} for kind, row in found.finetuned.items()]
-    columns = ("data", "alignment", "test_error", "train_loss", "jump", "noise_finetune")
+    columns = ("data", "alignment", "test_error", "train_loss", "jump", "noise_finetune", "smallest_dim")
     finish(found, name="point", title="LoRA on each kind of data", rows=rows, columns=columns, out=out, as_json=as_json)
 
 
@@ -131,7 +131,10 @@ def curve_command(
         name=f"curve-{over}",
         title=f"Along {over}",
         rows=found.rows,
-        columns=(name, "alignment", "test_error", "jump", "delta_eff", "delta_reuse", "ridge", "ridge_finetune"),
+        columns=(
+            *(name, "alignment", "test_error", "jump", "delta_eff", "delta_reuse", "ridge", "ridge_finetune"),
+            "smallest_dim",
+        ),
         out=out,
         as_json=as_json,
         points=marks,

@@ -18,13 +18,13 @@ from lorascope.theory._record import (
     JUMP_LIMIT,
     JUMP_LIMIT_SOFTMAX,
     Q0_UPDATE,
-    REUSE_LIMIT,
     Record,
     above_zero,
     at_least_zero,
     check_samples,
     check_tokens,
 )
+from lorascope.theory._reuse import reuse_warnings, smallest_dim
 from lorascope.theory.pretraining import Pretrained
 
 COLLAPSE = 1e-3
@@ -47,6 +47,8 @@ class FineTuned(Record):
         data: ``fresh``, ``reused``, ``recalibrated`` or ``active``.
         fraction: Share of a pool that ``active`` labels; 1 for the others.
         largest: Whether ``active`` takes the largest logits.
+        smallest_dim: d from which on ``reused`` takes 5 % of the stage-1 sequences or less, as the equations want; None for
+            other data.
         m: Overlap of the update with its target, over d.
         q: Squared norm of the update over d.
         v: Susceptibility.
@@ -73,6 +75,7 @@ class FineTuned(Record):
     data: str
     fraction: float
     largest: bool
+    smallest_dim: int | None
     m: float
     q: float
     v: float
@@ -86,9 +89,10 @@ class FineTuned(Record):
     iterations: int
     residual: float
     warnings: list[str] = field(default_factory=list)
-    schema_version: int = 1
+    schema_version: int = 2
 
     kind: ClassVar[str] = "fine_tuned"
+    version: ClassVar[int] = 2
 
     @property
     def valid(self) -> bool:
@@ -182,7 +186,8 @@ def finetune_after(
         data: ``fresh``, ``reused``, ``recalibrated`` or ``active``.
         fraction: Share of the pool that ``active`` labels.
         largest: Let ``active`` take the largest logits, where simulations do not always agree (flagged).
-        dim: d, if one is meant: reusing alpha'/(alpha d) of the stage-1 sequences is flagged above 5 %.
+        dim: d, if one is meant: reusing alpha'/(alpha d) of the stage-1 sequences is flagged above 5 %. Without it the result
+            says from which d on that is kept (``smallest_dim``), and is flagged if that is above 200.
         samples: Quasi-random points, a power of two.
         start: A result nearby, the name of a start, or None for all of them.
         seed: Of the scrambling.
@@ -212,6 +217,8 @@ def finetune_after(
     settings = _Settings(float(alpha), tokens, float(ridge), 0.0, base, pretrained.activation, data, words=words)
     if data == "active":
         settings = settings.but(fraction=float(fraction), largest=largest)
+    if data == "reused":
+        settings = settings.but(smallest_dim=smallest_dim(pretrained.alpha, alpha))
     if pretrained.activation == "softmax":
         from lorascope.theory._softmax_finetuning import solve
 
@@ -278,9 +285,10 @@ class _Settings:
     data: str = "fresh"
     fraction: float = 1.0
     largest: bool = False
+    smallest_dim: int | None = None
     words: tuple[str, ...] = ()
 
-    def but(self, **changes: float | bool) -> _Settings:
+    def but(self, **changes: float | int | bool | None) -> _Settings:
         """The same with some values changed."""
         return replace(self, **changes)  # type: ignore[arg-type]
 
@@ -289,18 +297,8 @@ def _warnings_of(first: Pretrained, data: str, alpha: float, largest: bool, dim:
     words = [f"stage 1: {word}" for word in first.warnings]
     if data == "active" and largest:
         words.append("choosing the largest logits: simulations do not always agree")
-    if data == "reused" and dim is not None:
-        if dim < 2:
-            raise InputError(f"dim {dim} must be at least 2")
-        share = alpha / (first.alpha * dim)
-        if share > 1:
-            raise InputError(
-                f"data 'reused' needs {alpha * dim:.0f} sequences and stage 1 has {first.alpha * dim**2:.0f}: lower alpha"
-            )
-        if share > REUSE_LIMIT:
-            words.append(
-                f"{share:.1%} of the stage-1 sequences are reused, above {REUSE_LIMIT:.0%}: they are not a small part"
-            )
+    if data == "reused":
+        words += reuse_warnings(first.alpha, alpha, dim)
     return tuple(words)
 
 
@@ -414,6 +412,7 @@ def solve_from(
         data=settings.data,
         fraction=settings.fraction,
         largest=settings.largest,
+        smallest_dim=settings.smallest_dim,
         m=found.m,
         q=found.q,
         v=found.v,

@@ -43,8 +43,10 @@ class Descent:
 
     def to(self, dtype: torch.dtype) -> Descent:
         """The same in another precision."""
-        parts = (self.s, self.ahead, self.momentum, self.curvature, self.change)
-        return Descent(*(part.to(dtype) for part in parts), self.steps)
+        s, ahead, momentum, curvature, change = (
+            part.to(dtype) for part in (self.s, self.ahead, self.momentum, self.curvature, self.change)
+        )
+        return Descent(s, ahead, momentum, curvature, change, self.steps)
 
 
 def descend(

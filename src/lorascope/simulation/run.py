@@ -32,6 +32,7 @@ from lorascope.simulation._overlaps import Q0_UPDATE, matrix_error, overlaps, up
 from lorascope.simulation.adam import ADAM_STARTS, Adam, factor_pair_logits, train_pretrained, train_update
 from lorascope.simulation.finetune import STARTS, FinetuneData, Update, fine_tune, update_logits
 from lorascope.simulation.pretrain import Solution, solve_nuclear, solve_ridge
+from lorascope.theory._record import number, whole
 from lorascope.theory.points import SimulationPoint
 
 PENALTIES = ("nuclear", "frobenius")
@@ -172,6 +173,7 @@ def simulate_finetune(
     }
     settings |= {"rank": rank, "start": start}
     lowest = {"noise": (noise, 0.0), "ridge": (ridge, 0.0), "base_error": (base_error, 0.0), "rank": (rank, 1)}
+    whole("dim", dim)
     check(dim=dim, tokens=tokens, seeds=chosen, dtype=dtype, at_least={"alpha": (alpha, 1 / dim), **lowest})
     _check_update(rank, start, starts, dim, optimiser)
     machine = _Machine(place(device), DTYPES[dtype])
@@ -267,6 +269,7 @@ def simulate_pipeline(
     settings: dict[str, Any] = {"alpha": alpha, "tokens": tokens, "kappa0": kappa0, "noise": noise, "ridge": ridge}
     settings |= {"penalty": penalty, "activation": activation}
     _check_pretrain(settings, dim, chosen, dtype, None if solve_first else optimiser)
+    number("fraction", fraction)
     lowest = {"ridge_finetune": (ridge_finetune, 0.0), "rank": (rank, 1), "test_sequences": (test_sequences, 1)}
     lowest |= {"alpha_finetune": (alpha_finetune, 1 / dim)}
     check(dim=dim, tokens=tokens, seeds=chosen, dtype=dtype, at_least=lowest)
@@ -522,7 +525,7 @@ def _seeds(seeds: int | Sequence[int]) -> list[int]:
 def _check_pretrain(
     settings: dict[str, Any], dim: int, seeds: list[int], dtype: str, optimiser: Adam | None = None
 ) -> None:
-    if dim < 1:
+    if whole("dim", dim) < 1:
         raise InputError(f"dim {dim} must be at least 1")
     lowest: dict[str, tuple[float | int, float | int]] = {"alpha": (settings["alpha"], 1 / dim**2)}
     lowest |= {

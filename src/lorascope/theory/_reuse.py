@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lorascope.core.errors import InputError
-from lorascope.theory._record import REUSE_LIMIT
+from lorascope.theory._record import REUSE_LIMIT, whole
 
 REUSE_DIM = 200
 """Smallest d at which the theory of reused data is held against simulation (docs/benchmarks/theory_verification.md). Where
@@ -48,7 +48,7 @@ def reuse_warnings(alpha: float | int, alpha_finetune: float | int, dim: int | N
             f"below d = {needed:,} more than {REUSE_LIMIT:.0%} of the stage-1 sequences are reused, which is no small part "
             "(no d is given)"
         ]
-    if dim < 2:
+    if whole("dim", dim) < 2:
         raise InputError(f"dim {dim} must be at least 2")
     share = alpha_finetune / (alpha * dim)
     if share > 1:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import gammainc, gammaincinv
 
-from lorascope.core.errors import InputError, unknown_name
+from lorascope.core.errors import InputError
 from lorascope.theory._fixed_point import SMALLEST, STARTS, TOLERANCE, Response, State, choose, iterate, respond
 from lorascope.theory._prox import Array, prox, sobol_normals, symmetric
 from lorascope.theory._record import (
@@ -23,6 +23,10 @@ from lorascope.theory._record import (
     at_least_zero,
     check_samples,
     check_tokens,
+    number,
+    one_of,
+    shown,
+    whole,
 )
 from lorascope.theory._reuse import reuse_warnings, smallest_dim
 from lorascope.theory.pretraining import Pretrained
@@ -147,7 +151,8 @@ def finetune(
         (0.97, 0.98, 0.98)
     """
     check_tokens(tokens)
-    at_least_zero(noise=noise)
+    _check_numbers(alpha, ridge, samples, start, seed, tolerance)
+    at_least_zero(noise=noise, base_error=base_error)
     size = math.sqrt(noise)
 
     def residual(points: Array) -> Array:
@@ -186,8 +191,8 @@ def finetune_after(
         data: ``fresh``, ``reused``, ``recalibrated`` or ``active``.
         fraction: Share of the pool that ``active`` labels.
         largest: Let ``active`` take the largest logits, where simulations do not always agree (flagged).
-        dim: d, if one is meant: reusing alpha'/(alpha d) of the stage-1 sequences is flagged above 5 %. Without it the result
-            says from which d on that is kept (``smallest_dim``), and is flagged if that is above 200.
+        dim: d, if one is meant: reusing alpha'/(alpha d) of the stage-1 sequences is flagged above 5 %. Without it the
+            result says from which d on that is kept (``smallest_dim``), and is flagged if that is above 200.
         samples: Quasi-random points, a power of two.
         start: A result nearby, the name of a start, or None for all of them.
         seed: Of the scrambling.
@@ -206,10 +211,11 @@ def finetune_after(
         >>> round(found.alignment, 2), round(found.test_error, 2)
         (0.99, 0.27)
     """
-    if data not in DATA:
-        raise unknown_name("data", data, DATA)
-    above_zero(alpha=alpha)
-    if not 0 < fraction <= 1:
+    if not isinstance(pretrained, Pretrained):
+        raise InputError(f"pretrained {shown(pretrained)} must be what lorascope.theory.pretrain returned")
+    one_of("data", data, DATA)
+    _check_numbers(alpha, ridge, samples, start, seed, tolerance)
+    if not 0 < number("fraction", fraction) <= 1:
         raise InputError(f"fraction {fraction} must be above 0 and at most 1")
     words = _warnings_of(pretrained, data, float(alpha), largest, dim)
     tokens = pretrained.tokens
@@ -245,6 +251,17 @@ def finetune_after(
         return size * symmetric(points, tokens)
 
     return _linear(settings.but(noise=noises[data]), plain, samples, start, seed, tolerance)
+
+
+def _check_numbers(alpha: Any, ridge: Any, samples: Any, start: Any, seed: Any, tolerance: Any) -> None:
+    """Refuse what both ways of asking have in common."""
+    above_zero(alpha=alpha, ridge=ridge, tolerance=tolerance)
+    if samples is not None:
+        check_samples(samples)
+    if not (start is None or isinstance(start, FineTuned)):
+        one_of("start", start, list(STARTS))
+    if whole("seed", seed) < 0:
+        raise InputError(f"seed {seed} must be at least 0")
 
 
 def truncate(z: Array, fraction: float | int, largest: bool = False) -> Array:
@@ -372,11 +389,6 @@ def solve_from(
         error: Test error of a state; the linear one by default.
         jump: Diagnostic of a state, if `problem` does not give it.
     """
-    above_zero(alpha=settings.alpha, ridge=settings.ridge, tolerance=tolerance)
-    at_least_zero(base_error=settings.base_error)
-    check_samples(samples)
-    if isinstance(start, str) and start not in STARTS:
-        raise unknown_name("start", start, STARTS)
     fine = problem(samples)
     alpha, ridge = settings.alpha, settings.ridge
     energies: dict[str, float] = {}

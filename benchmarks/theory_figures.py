@@ -57,8 +57,8 @@ def table(entries: list[dict[str, Any]], facts: dict[str, Any]) -> str:
         "",
         "Made by `benchmarks/theory_figures.py`; the same numbers come with the package and are drawn by "
         "`lorascope theory figures`. Simulated / predicted (standard error). Outside: the difference is over three standard "
-        "errors plus 3.4/d. The settings of the article are named by it; its body was not available to us, so that the "
-        "choice of axes, and every simulation, is ours.",
+        "errors plus the share 3.4/d of the theory's value. The settings of the article are named by it; its body was not "
+        "available to us, so that the choice of axes, and every simulation, is ours.",
         "",
     ]
     for item in PRESETS:

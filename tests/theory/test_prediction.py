@@ -8,14 +8,15 @@ import pytest
 from lorascope.core.errors import InputError
 from lorascope.simulation import simulate_finetune, simulate_pipeline
 from lorascope.theory import finetune_after, finite_size, predict, pretrain
+from lorascope.theory.comparison import allowance
 from lorascope.theory.points import SimulationPoint
 
 
 def inside(point: SimulationPoint, predicted: dict[str, float], quantity: str) -> bool:
-    """Three standard errors and the finite-size allowance of 3.4 / d."""
+    """Three standard errors and the finite-size allowance, 3.4 / d of the value."""
     error = point.error(quantity)
     assert error is not None
-    return abs(point.mean(quantity) - predicted[quantity]) <= 3 * error + 3.4 / point.dim
+    return abs(point.mean(quantity) - predicted[quantity]) <= allowance(predicted[quantity], error, point.dim)
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 3])

@@ -38,7 +38,8 @@ Data = Annotated[
 ]
 Fraction = Annotated[float, typer.Option(help="Share of the pool that active labels.", rich_help_panel=_SECOND)]
 Dim = Annotated[
-    int | None, typer.Option(help="d that you mean, by which the share of reused sequences is judged.", rich_help_panel=_SECOND)
+    int | None,
+    typer.Option(help="d that you mean, by which the share of reused sequences is judged.", rich_help_panel=_SECOND),
 ]
 Samples = Annotated[
     int | None, typer.Option(help="Quasi-random points of stage 2, a power of two.", rich_help_panel="Accuracy")

@@ -86,7 +86,8 @@ def simulate_command(
 ) -> None:
     """Simulate the model at finite d, and set each number beside the theory's.
 
-    A deviation counts as fine up to three standard errors plus 3.4/d, the leading effect of a finite d. With --optimiser
+    A deviation counts as fine up to three standard errors plus the share 3.4/d of the
+    theory's value, the leading effect of a finite d. With --optimiser
     adam both stages are trained as in practice, which shows where practice leaves the theory.
 
     Example: lorascope theory simulate --dim 100 --seeds 8 --over ridge --values 0.01,0.1,0.4 --out points

@@ -255,7 +255,9 @@ def _mismatch(result: Mapping[str, Any], points: Sequence[Row]) -> list[Section]
         {"data": kind, "best for": aim, **row} for kind, aims in result["best"].items() for aim, row in aims.items()
     ]
     table = rows_table(
-        rows, ("data", "best for", "ridge", "alignment", "test_error", "smallest_dim"), "The ridge that is best for each aim"
+        rows,
+        ("data", "best for", "ridge", "alignment", "test_error", "smallest_dim"),
+        "The ridge that is best for each aim",
     )
     return [
         Section(

@@ -127,7 +127,8 @@ def test_figures_draw_chosen_presets(tmp_path: Path) -> None:
     [
         (["point", "--ridge", "good"], "--ridge 'good' must be a number or the word best"),
         (["point", "--tokens", "0"], "tokens 0"),
-        (["point", "--data", "stale"], "unknown data 'stale'"),
+        (["point", "--data", "stale", "--no-progress"], "unknown data 'stale'"),
+        (["active", "--fractions", "2"], "fraction 2.0 must be above 0 and at most 1"),
         (["curve", "--values", "1:2"], "--values '1:2'"),
         (["curve", "--values", "2:1:5"], "0 < from < to"),
         (["curve", "--over", "depth"], "unknown over 'depth'"),

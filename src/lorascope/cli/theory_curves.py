@@ -41,6 +41,7 @@ def point_command(
     samples: options.Samples = None,
     out: options.Out = None,
     as_json: options.AsJson = False,
+    progress: options.Progress = True,
 ) -> None:
     """Both stages at one setting: what pre-training leaves, and how well LoRA does on each kind of data.
 
@@ -63,7 +64,7 @@ def point_command(
         dim=dim,
         samples=samples,
     )
-    found = point(setting, words(data))
+    found = point(setting, words(data), progress=progress)
     rows = [{"data": kind, **row, "noise_finetune": row["noise"]} for kind, row in found.finetuned.items()]
     columns = ("data", "alignment", "test_error", "train_loss", "jump", "noise_finetune", "smallest_dim")
     finish(found, name="point", title="LoRA on each kind of data", rows=rows, columns=columns, out=out, as_json=as_json)

@@ -334,7 +334,8 @@ def _selection_headline(result: Mapping[str, Any]) -> str:
         return "Every choice has a warning."
     if best["choice"] == "uniform":
         return f"No choice beats the uniform one (test error {show(best['test_error'], 3)})."
-    gain = "" if result["gain"] is None else f", {1 - result['gain']:.1%} below the uniform choice"
+    ratio = result["error_ratio"]
+    gain = "" if ratio is None else f", {1 - ratio:.1%} below the uniform choice"
     return (
         f"Label the {best['fraction']:.0%} with the {best['choice']} frozen logits: test error "
         f"{show(best['test_error'], 3)}{gain}."

@@ -364,8 +364,8 @@ class _LinearSequences:
         k4 = 4 * v / tokens**2
         chi, top = prox(omega, b, k4)
         gap = chi[:, :, None] * chi[:, None, :] - b
-        loss = (gap * gap).sum((1, 2)) / tokens**2
-        slope = -2 / tokens**2 * np.trace(gap, axis1=1, axis2=2)
+        loss = np.einsum("nij,nij->n", gap, gap) / tokens**2
+        slope = -2 / tokens**2 * np.einsum("nii->n", gap)
         return respond(self.alpha, m, q, omega, star, chi, v, loss, slope, float((k4 * top > 1).mean()))
 
 

@@ -143,7 +143,7 @@ def _point(result: Mapping[str, Any], points: Sequence[Row]) -> list[Section]:
         rows.append(("Bayes floor of the effective noise", show(result["bayes_noise"])))
     tables = [Table("Stage 1, pre-training", ("Quantity", "Value"), tuple(rows))]
     if second := result["finetuned"]:
-        columns = ("alignment", "test_error", "train_loss", "m", "q", "jump")
+        columns: tuple[str, ...] = ("alignment", "test_error", "train_loss", "m", "q", "jump")
         if any(row["smallest_dim"] for row in second.values()):
             columns += ("smallest_dim",)
         head = ("Data", *(HEADS.get(name) or LABELS.get(name, name) for name in columns))

@@ -56,8 +56,8 @@ class Selection(Record):
         setting: What is held fixed.
         rows: One row a choice and fraction, under ``choice`` (``uniform``, ``smallest``, ``largest``) and ``fraction``.
         best: The row with the lowest test error among those without warnings; None if every row has some.
-        error_ratio: Test error of ``best`` divided by that of uniform choice, below 1 where choosing helps; None where one of
-            them is missing.
+        error_ratio: Test error of ``best`` divided by that of uniform choice, below 1 where choosing helps; None where one
+            of them is missing.
         warnings: Why some numbers are not to be trusted.
         schema_version: Version of this layout.
     """

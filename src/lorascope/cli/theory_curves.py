@@ -29,13 +29,7 @@ def point_command(
     activation: options.Activation = "linear",
     alpha_finetune: options.AlphaFinetune = 3.0,
     ridge_finetune: options.RidgeFinetune = "0.5",
-    data: Annotated[
-        str,
-        typer.Option(
-            help="Kinds of data with commas between: fresh, reused, recalibrated, active.",
-            rich_help_panel="Stage 2: LoRA",
-        ),
-    ] = "fresh,reused,recalibrated,active",
+    data: options.Kinds = "fresh,reused,recalibrated,active",
     fraction: options.Fraction = 0.1,
     dim: options.Dim = None,
     samples: options.Samples = None,

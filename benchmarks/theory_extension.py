@@ -1,7 +1,6 @@
 """Does the extension to rank r >= T hold? Its predictions beside simulations at d of 100 to 800.
 
-A deviation is fine up to three standard errors plus 3.4 / d, relative to the value for the training loss and the test error
-and absolute for overlaps.
+A deviation is fine up to three standard errors plus the share 3.4 / d of the value.
 
     python benchmarks/theory_extension.py [--seeds 16] [--write docs/benchmarks/theory_extension.md]
 """
@@ -16,6 +15,7 @@ from typing import Any
 from lorascope.core.files import atomic_write_text, write_json
 from lorascope.core.provenance import collect
 from lorascope.simulation import simulate_finetune
+from lorascope.theory.comparison import allowance
 from lorascope.theory.extension_rank import RankFineTuning, finetune_rank
 from lorascope.theory.points import SimulationPoint
 
@@ -40,7 +40,6 @@ CASES = [
     (3, 4, 4.0, 0.5, 0.7, 400),
 ]
 QUANTITIES = ("m", "q", "alignment", "train_loss", "test_error")
-RELATIVE = ("train_loss", "test_error")
 STARTS = [(2, 2, 1.6), (2, 2, 2.0), (2, 2, 2.4), (2, 2, 3.0), (2, 2, 6.0)]
 
 
@@ -52,8 +51,7 @@ def predict(
 
 def row_of(name: str, theory: float, point: SimulationPoint) -> dict[str, Any]:
     mean, error = point.mean(name), point.error(name) or 0.0
-    scale = abs(theory) if name in RELATIVE else 1.0
-    allowed = 3 * error + 3.4 / point.dim * scale
+    allowed = allowance(theory, error, point.dim)
     return {"theory": theory, "simulation": mean, "error": error, "fine": abs(mean - theory) <= allowed}
 
 
@@ -116,7 +114,7 @@ def page(
         "Fine-tuning with r columns, student and target alike, linear activation, synthetic residual of variance Dn; the",
         "derivation is in [theory_extension.md](../science/theory_extension.md). Each cell is theory / mean of the",
         f"simulation (standard error over {facts['seeds']} seeds, half as many at d = 800). A cell in bold deviates by",
-        "more than three of them plus 3.4 / d (relative for the training loss and the test error).",
+        "more than three of them plus the share 3.4 / d of the value.",
         "",
         f"{sum(row['fine'] for row in rows)} of {len(rows)} cells are within that; of those without a warning of the theory"
         f" {sum(row['fine'] for row in valid)} of {len(valid)}.",

@@ -39,6 +39,17 @@ def test_point_answers_in_words_and_json(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "point.json").read_text())["warnings"]
 
 
+def test_reused_data_are_never_shown_without_their_d() -> None:
+    few = ["--alpha", 0.01, "--alpha-finetune", 5, "--samples", 128]
+    out = typed("point", "--data", "reused", *few).replace("\n", " ")
+    assert "for d of 10,000 and more" in out and "flag: reused: below d = 10,000 more than 5%" in out
+    assert "for d of 200 and more" in typed("point", "--data", "reused", "--samples", 128).replace("\n", " ")
+    maps = ["mismatch", "--ridges", "0.05,0.2", "--samples", 128, "--no-progress"]
+    out = typed(*maps).replace("\n", " ")
+    assert "flag: 2 of 4 points: below d = 300 more than 5%" in out and "d ≥" in out
+    assert "flag" not in typed(*maps, "--dim", 300).split("flag", 1)[1]  # the head of the column only
+
+
 def test_simulations_are_set_beside_the_theory_and_drawn_on_its_curve(tmp_path: Path) -> None:
     common = ["--dim", 24, "--seeds", 3, "--no-progress"]
     out = typed("simulate", *common, "--over", "ridge", "--values", "0.03,0.2", "--out", tmp_path / "points")
@@ -116,7 +127,8 @@ def test_figures_draw_chosen_presets(tmp_path: Path) -> None:
     [
         (["point", "--ridge", "good"], "--ridge 'good' must be a number or the word best"),
         (["point", "--tokens", "0"], "tokens 0"),
-        (["point", "--data", "stale"], "unknown data 'stale'"),
+        (["point", "--data", "stale", "--no-progress"], "unknown data 'stale'"),
+        (["active", "--fractions", "2"], "fraction 2.0 must be above 0 and at most 1"),
         (["curve", "--values", "1:2"], "--values '1:2'"),
         (["curve", "--values", "2:1:5"], "0 < from < to"),
         (["curve", "--over", "depth"], "unknown over 'depth'"),

@@ -12,6 +12,7 @@ from scipy import optimize
 from lorascope.core.errors import DataError, InputError
 from lorascope.simulation import simulate_finetune
 from lorascope.theory import finetune
+from lorascope.theory.comparison import allowance
 from lorascope.theory.extension_rank import RankFineTuning, finetune_rank, prox
 
 POINT = {"alpha": 6.0, "tokens": 2, "ridge": 0.5, "noise": 0.7, "rank": 2, "samples": 1024}
@@ -92,13 +93,10 @@ def test_simulation_agrees() -> None:
     found = finetune_rank(**POINT)
     names = {"alpha", "tokens", "ridge", "noise", "rank"}
     point = simulate_finetune(**{key: POINT[key] for key in names}, dim=120, seeds=12)
-    for quantity in ("m", "q", "alignment", "test_error"):
-        error = point.error(quantity)
+    for quantity in ("m", "q", "alignment", "test_error", "train_loss"):
+        error, theory = point.error(quantity), getattr(found, quantity)
         assert error is not None
-        assert abs(point.mean(quantity) - getattr(found, quantity)) <= 3 * error + 3.4 / point.dim, quantity
-    loss_error = point.error("train_loss")
-    assert loss_error is not None
-    assert abs(point.mean("train_loss") / found.train_loss - 1) <= 3 * loss_error / found.train_loss + 3.4 / point.dim
+        assert abs(point.mean(quantity) - theory) <= allowance(theory, error, point.dim), quantity
 
 
 def test_outside_its_regime_a_result_says_so() -> None:

@@ -74,6 +74,22 @@ def test_mismatch_on_reused_data(ridge: float, alignment: float, error: float) -
     assert found.test_error == pytest.approx(error, abs=2e-3)
 
 
+@pytest.mark.parametrize("activation", ["linear", "softmax"])
+def test_reused_data_say_from_which_d_they_are_a_small_part(activation: str) -> None:
+    """At most 5 % of the sequences are reused from d = alpha' / (0.05 alpha) on; no d given is no way past the flag."""
+    few = pretrain(alpha=0.01, tokens=2, kappa0=0.5, noise=0.5, ridge=0.3, activation=activation, samples=2**7)
+    common = {"alpha": 5.0, "ridge": 0.5, "samples": 2**6, "start": "informed"}
+    found = finetune_after(few, data="reused", **common)
+    assert found.smallest_dim == 10_000 and not found.valid
+    assert any("below d = 10,000 more than 5% of the stage-1 sequences are reused" in word for word in found.warnings)
+    for dim, flagged in {9_999: True, 10_000: False, 20_000: False}.items():
+        words = finetune_after(few, data="reused", dim=dim, **common).warnings
+        assert any("sequences are reused" in word for word in words) == flagged, dim
+    for data in ("fresh", "recalibrated", "active"):
+        other = finetune_after(few, data=data, **common)
+        assert other.smallest_dim is None and not any("reused" in word for word in other.warnings)
+
+
 def test_softmax_of_the_brief() -> None:
     settings = {"alpha": 0.5, "tokens": 2, "kappa0": 0.5, "ridge": 0.03, "activation": "softmax"}
     noisy, clean = pretrain(noise=0.5, **settings), pretrain(noise=0.0, **settings)
@@ -226,7 +242,7 @@ def test_results_survive_json() -> None:
     found = finetune(alpha=3.0, tokens=2, ridge=0.5, noise=0.5, samples=2**7)
     assert FineTuned.from_dict(json.loads(json.dumps(found.to_dict()))) == found
     with pytest.raises(DataError):
-        FineTuned.from_dict({**found.to_dict(), "schema_version": 2})
+        FineTuned.from_dict({**found.to_dict(), "schema_version": 1})
 
 
 def test_weak_recovery() -> None:

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from lorascope.core.errors import InputError
 from lorascope.simulation import simulate_finetune, simulate_pipeline
 from lorascope.theory import finetune_after, finite_size, predict, pretrain
+from lorascope.theory.comparison import allowance
 from lorascope.theory.points import SimulationPoint
 
 
 def inside(point: SimulationPoint, predicted: dict[str, float], quantity: str) -> bool:
-    """Three standard errors and the finite-size allowance of 3.4 / d."""
+    """Three standard errors and the finite-size allowance, 3.4 / d of the value."""
     error = point.error(quantity)
     assert error is not None
-    return abs(point.mean(quantity) - predicted[quantity]) <= 3 * error + 3.4 / point.dim
+    return abs(point.mean(quantity) - predicted[quantity]) <= allowance(predicted[quantity], error, point.dim)
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 3])
@@ -84,3 +88,46 @@ def test_other_ranks_are_refused() -> None:
     point = SimulationPoint(stage="finetune", settings={"rank": 2}, dim=40, samples={"m": [1.0]})
     with pytest.raises(InputError, match="rank"):
         predict(point)
+
+
+NONSENSE = """
+import numpy as np
+from lorascope.core.errors import InputError
+from lorascope.theory import bayes_floor, finetune, finetune_after, finite_size, pretrain, weak_recovery
+
+first = dict(alpha=0.3, tokens=2, kappa0=0.5, noise=0.5, ridge=0.1)
+second = dict(alpha=3.0, tokens=2, ridge=0.5, noise=0.5, samples=64)
+found = pretrain(**first)
+floor = {name: first[name] for name in ("alpha", "tokens", "kappa0", "noise")}
+values = ["a", None, float("nan"), float("inf"), True, [0.3], np.array([0.3, 0.4]), np.ones((2, 2)), 1 + 1j, {}]
+calls = [
+    (pretrain, first, ["alpha", "tokens", "kappa0", "noise", "ridge", "kappa", "tolerance", "samples"]),
+    (pretrain, first, ["penalty", "activation"]),
+    (finetune, second, ["alpha", "tokens", "ridge", "noise", "base_error", "tolerance", "seed"]),
+    (lambda **k: finetune_after(found, **k), dict(alpha=3.0, ridge=0.5), ["alpha", "ridge", "fraction", "data"]),
+    (lambda **k: finetune_after(found, **k), dict(alpha=3.0, ridge=0.5, data="reused"), ["seed", "tolerance"]),
+    (bayes_floor, floor, list(floor)),
+    (weak_recovery, dict(tokens=2, noise=0.5), ["tokens", "noise"]),
+    (finetune_after, dict(alpha=3.0, ridge=0.5), ["pretrained"]),
+]
+count = 0
+for call, given, names in calls:
+    for name in names:
+        for value in values:
+            try:
+                call(**{**given, name: value})
+            except InputError as error:
+                assert name in str(error) and "\\n" not in str(error) and len(str(error)) < 160, (name, value, error)
+                count += 1
+            else:
+                raise AssertionError(f"{name}={value!r} went through")
+assert pretrain(**{**first, "alpha": np.float32(0.3), "tokens": np.int64(2)}).converged
+print(count)
+"""
+
+
+def test_what_is_no_number_is_refused_in_one_line() -> None:
+    """In a process of its own: the types of arguments are checked at run time in tests, and are not for users."""
+    found = subprocess.run([sys.executable, "-c", NONSENSE], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr[-1000:]
+    assert int(found.stdout) == 10 * 30

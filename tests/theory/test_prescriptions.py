@@ -205,9 +205,28 @@ def test_active_choice_flags_the_largest_and_names_the_best() -> None:
     kinds = {row["choice"]: row for row in found.rows}
     assert kinds["smallest"]["test_error"] < kinds["uniform"]["test_error"] < kinds["largest"]["test_error"]
     assert any("largest" in word for word in kinds["largest"]["warnings"])
-    assert found.best == kinds["smallest"] and found.gain is not None and found.gain < 1
+    assert found.best == kinds["smallest"] and found.error_ratio is not None
+    assert found.error_ratio == kinds["smallest"]["test_error"] / kinds["uniform"]["test_error"] < 1
     linear = select_active(BOTH, fractions=[0.1], choices=["uniform", "smallest"])
-    assert linear.gain == pytest.approx(1.0, abs=0.02)
+    assert linear.error_ratio == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("more", "word"),
+    [
+        ({"fractions": [2.0]}, "fraction 2.0"),
+        ({"fractions": [0.1, 0.0]}, "fraction 0.0"),
+        ({"fractions": []}, "at least one"),
+        ({"choices": ["middle"]}, "choice"),
+        ({"setting": BOTH.but(alpha_finetune=None)}, "alpha_finetune"),
+    ],
+)
+def test_active_choice_refuses_wrong_values_before_it_computes(
+    monkeypatch: pytest.MonkeyPatch, more: dict, word: str
+) -> None:
+    monkeypatch.setattr(Setting, "first", lambda *_: pytest.fail("stage 1 was computed"))
+    with pytest.raises(InputError, match=word):
+        select_active(**{"setting": BOTH, **more})
 
 
 def test_point_has_every_kind_of_data() -> None:

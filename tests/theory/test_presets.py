@@ -99,7 +99,7 @@ def test_comparison_says_within_or_off_and_why_not() -> None:
     point = SimulationPoint(stage="finetune", settings=settings, dim=200, samples=samples)
     rows, words = compare(point)
     assert [(row.quantity, row.within) for row in rows] == [("alignment", True), ("m", False)]
-    assert rows[0].allowed == pytest.approx(3 * point.error("alignment") + 3.4 / 200)
+    assert rows[0].allowed == pytest.approx(3 * point.error("alignment") + 3.4 / 200 * rows[0].theory)
     assert words == []
     odd = {**settings, "optimiser": "adam", "factors": "lora", "start": "random"}
     _, words = compare(SimulationPoint(stage="finetune", settings=odd, dim=200, samples=samples))

@@ -142,6 +142,7 @@ def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title:
         padding=(0, 1),
     )
     kept = [column for column in columns if any(column in row for row in rows)]
+    kept = [column for column in kept if column != "smallest_dim" or any(row.get(column) for row in rows)]
     if len(rows) > 1:
         same = [column for column in kept if column in _QUIET and len({row.get(column) for row in rows}) == 1]
         kept = [column for column in kept if column not in same]
@@ -176,6 +177,8 @@ def _cell(column: str, value: Any) -> str:
         return value
     if column == "alignment":
         return f"{value:.4f}"
+    if isinstance(value, int):
+        return f"{value:,}"
     return f"{value:.3g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.0e}"
 
 

@@ -25,6 +25,7 @@ Activation = Annotated[str, typer.Option(help="linear, or softmax (two tokens, n
 AlphaFinetune = Annotated[
     float | None, typer.Option(help="Fine-tuning sequences over d (N'/d).", rich_help_panel=_SECOND)
 ]
+Sequences = Annotated[float, typer.Option(help="Fine-tuning sequences over d (N'/d).", rich_help_panel=_SECOND)]
 RidgeFinetune = Annotated[
     str,
     typer.Option(metavar="FLOAT|best", help="LoRA ridge lambda'; best: of least test error.", rich_help_panel=_SECOND),
@@ -36,9 +37,19 @@ Data = Annotated[
         rich_help_panel=_SECOND,
     ),
 ]
+Kinds = Annotated[
+    str,
+    typer.Option(
+        help="Kinds of data with commas between: fresh, reused, recalibrated, active.", rich_help_panel=_SECOND
+    ),
+]
 Fraction = Annotated[float, typer.Option(help="Share of the pool that active labels.", rich_help_panel=_SECOND)]
+Largest = Annotated[
+    bool, typer.Option("--largest", help="Let active take the largest logits.", rich_help_panel=_SECOND)
+]
 Dim = Annotated[
-    int | None, typer.Option(help="d that you mean; flags reuse of too many sequences.", rich_help_panel=_SECOND)
+    int | None,
+    typer.Option(help="d that you mean, by which the share of reused sequences is judged.", rich_help_panel=_SECOND),
 ]
 Samples = Annotated[
     int | None, typer.Option(help="Quasi-random points of stage 2, a power of two.", rich_help_panel="Accuracy")

@@ -124,9 +124,7 @@ def recalibrate_command(
     ridge: options.Ridge = 0.03,
     penalty: options.Penalty = "nuclear",
     activation: options.Activation = "linear",
-    alpha_finetune: Annotated[
-        float, typer.Option(help="Fine-tuning sequences over d (N'/d).", rich_help_panel="Stage 2: LoRA")
-    ] = 3.0,
+    alpha_finetune: options.Sequences = 3.0,
     ridge_finetune: options.RidgeFinetune = "0.5",
     samples: options.Samples = None,
     out: options.Out = None,
@@ -175,7 +173,7 @@ def mismatch_command(
     ridges: Annotated[str, _SWEEP] = "0.003:1:31",
     alpha_finetune: options.AlphaFinetune = 1.5,
     ridge_finetune: options.RidgeFinetune = "0.5",
-    data: Annotated[str, typer.Option(help="Kinds of data, with commas between.")] = "reused,fresh",
+    data: options.Kinds = "reused,fresh",
     fraction: options.Fraction = 0.1,
     dim: options.Dim = None,
     samples: options.Samples = None,
@@ -213,7 +211,7 @@ def mismatch_command(
         name="mismatch",
         title="Along the pre-training ridge",
         rows=found.rows,
-        columns=("data", "ridge", "alignment", "test_error", "jump", "noise_finetune"),
+        columns=("data", "ridge", "alignment", "test_error", "jump", "noise_finetune", "smallest_dim"),
         out=out,
         as_json=as_json,
         points=matching_points(points, found.setting, ("ridge",)),

@@ -29,18 +29,13 @@ def point_command(
     activation: options.Activation = "linear",
     alpha_finetune: options.AlphaFinetune = 3.0,
     ridge_finetune: options.RidgeFinetune = "0.5",
-    data: Annotated[
-        str,
-        typer.Option(
-            help="Kinds of data with commas between: fresh, reused, recalibrated, active.",
-            rich_help_panel="Stage 2: LoRA",
-        ),
-    ] = "fresh,reused,recalibrated,active",
+    data: options.Kinds = "fresh,reused,recalibrated,active",
     fraction: options.Fraction = 0.1,
     dim: options.Dim = None,
     samples: options.Samples = None,
     out: options.Out = None,
     as_json: options.AsJson = False,
+    progress: options.Progress = True,
 ) -> None:
     """Both stages at one setting: what pre-training leaves, and how well LoRA does on each kind of data.
 
@@ -63,9 +58,9 @@ def point_command(
         dim=dim,
         samples=samples,
     )
-    found = point(setting, words(data))
+    found = point(setting, words(data), progress=progress)
     rows = [{"data": kind, **row, "noise_finetune": row["noise"]} for kind, row in found.finetuned.items()]
-    columns = ("data", "alignment", "test_error", "train_loss", "jump", "noise_finetune")
+    columns = ("data", "alignment", "test_error", "train_loss", "jump", "noise_finetune", "smallest_dim")
     finish(found, name="point", title="LoRA on each kind of data", rows=rows, columns=columns, out=out, as_json=as_json)
 
 
@@ -131,7 +126,10 @@ def curve_command(
         name=f"curve-{over}",
         title=f"Along {over}",
         rows=found.rows,
-        columns=(name, "alignment", "test_error", "jump", "delta_eff", "delta_reuse", "ridge", "ridge_finetune"),
+        columns=(
+            *(name, "alignment", "test_error", "jump", "delta_eff", "delta_reuse", "ridge", "ridge_finetune"),
+            "smallest_dim",
+        ),
         out=out,
         as_json=as_json,
         points=marks,

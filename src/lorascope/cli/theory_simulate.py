@@ -26,20 +26,14 @@ def simulate_command(
     ridge: options.Ridge = 0.03,
     penalty: options.Penalty = "nuclear",
     activation: options.Activation = "linear",
-    alpha_finetune: Annotated[
-        float, typer.Option(help="Fine-tuning sequences over d (N'/d).", rich_help_panel="Stage 2: LoRA")
-    ] = 3.0,
+    alpha_finetune: options.Sequences = 3.0,
     ridge_finetune: Annotated[float, typer.Option(help="LoRA ridge lambda'.", rich_help_panel="Stage 2: LoRA")] = 0.5,
     residual: Annotated[
         float, typer.Option(help="Noise of the residual, with --stage finetune.", rich_help_panel="Stage 2: LoRA")
     ] = 0.7,
-    data: Annotated[
-        str, typer.Option(help="Kinds of data, with commas between.", rich_help_panel="Stage 2: LoRA")
-    ] = "fresh",
+    data: options.Kinds = "fresh",
     fraction: options.Fraction = 0.1,
-    largest: Annotated[
-        bool, typer.Option("--largest", help="Let active take the largest logits.", rich_help_panel="Stage 2: LoRA")
-    ] = False,
+    largest: options.Largest = False,
     rank: Annotated[int, typer.Option(help="Columns of the update.", rich_help_panel="Stage 2: LoRA")] = 1,
     over: Annotated[str | None, typer.Option(help="A setting that runs, such as ridge or alpha-finetune.")] = None,
     values: Annotated[str | None, typer.Option(metavar="A,B,C|FROM:TO:COUNT", help="Its values.")] = None,
@@ -86,7 +80,8 @@ def simulate_command(
 ) -> None:
     """Simulate the model at finite d, and set each number beside the theory's.
 
-    A deviation counts as fine up to three standard errors plus 3.4/d, the leading effect of a finite d. With --optimiser
+    A deviation counts as fine up to three standard errors plus the share 3.4/d of the
+    theory's value, the leading effect of a finite d. With --optimiser
     adam both stages are trained as in practice, which shows where practice leaves the theory.
 
     Example: lorascope theory simulate --dim 100 --seeds 8 --over ridge --values 0.01,0.1,0.4 --out points

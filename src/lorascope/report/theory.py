@@ -31,6 +31,7 @@ HEADS = {
     "rank_fraction": "rank over d",
     "ridge": "λ",
     "ridge_finetune": "λ′",
+    "smallest_dim": "d ≥",
 }
 FIRST = ("delta_eff", "delta_reuse", "delta_recalibrated", "Q", "M")
 SECOND = ("alignment", "test_error", "jump")
@@ -142,8 +143,10 @@ def _point(result: Mapping[str, Any], points: Sequence[Row]) -> list[Section]:
         rows.append(("Bayes floor of the effective noise", show(result["bayes_noise"])))
     tables = [Table("Stage 1, pre-training", ("Quantity", "Value"), tuple(rows))]
     if second := result["finetuned"]:
-        columns = ("alignment", "test_error", "train_loss", "m", "q", "jump")
-        head = ("Data", *(LABELS.get(name, name) for name in columns))
+        columns: tuple[str, ...] = ("alignment", "test_error", "train_loss", "m", "q", "jump")
+        if any(row["smallest_dim"] for row in second.values()):
+            columns += ("smallest_dim",)
+        head = ("Data", *(HEADS.get(name) or LABELS.get(name, name) for name in columns))
         body = tuple((kind, *(show(row[name]) for name in columns)) for kind, row in second.items())
         tables.append(Table("Stage 2, LoRA", head, body))
     return [Section("point", "Both stages", (_setting(result),), tables=tuple(tables))]
@@ -152,7 +155,9 @@ def _point(result: Mapping[str, Any], points: Sequence[Row]) -> list[Section]:
 def _point_headline(result: Mapping[str, Any]) -> str:
     text = f"Pre-training leaves an effective noise of {show(result['pretrained']['delta_eff'], 3)}."
     for kind, row in result["finetuned"].items():
-        text += f" LoRA on {kind} data: alignment {row['alignment']:.3f}, test error {show(row['test_error'], 3)}."
+        text += f" LoRA on {kind} data: alignment {row['alignment']:.3f}, test error {show(row['test_error'], 3)}"
+        needed = row["smallest_dim"]
+        text += "." if needed is None else f" (for d of {needed:,} and more, where at most 5% of stage 1 is reused)."
     return text
 
 
@@ -250,7 +255,9 @@ def _mismatch(result: Mapping[str, Any], points: Sequence[Row]) -> list[Section]
         {"data": kind, "best for": aim, **row} for kind, aims in result["best"].items() for aim, row in aims.items()
     ]
     table = rows_table(
-        rows, ("data", "best for", "ridge", "alignment", "test_error"), "The ridge that is best for each aim"
+        rows,
+        ("data", "best for", "ridge", "alignment", "test_error", "smallest_dim"),
+        "The ridge that is best for each aim",
     )
     return [
         Section(
@@ -327,7 +334,8 @@ def _selection_headline(result: Mapping[str, Any]) -> str:
         return "Every choice has a warning."
     if best["choice"] == "uniform":
         return f"No choice beats the uniform one (test error {show(best['test_error'], 3)})."
-    gain = "" if result["gain"] is None else f", {1 - result['gain']:.1%} below the uniform choice"
+    ratio = result["error_ratio"]
+    gain = "" if ratio is None else f", {1 - ratio:.1%} below the uniform choice"
     return (
         f"Label the {best['fraction']:.0%} with the {best['choice']} frozen logits: test error "
         f"{show(best['test_error'], 3)}{gain}."

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lorascope.core.errors import InputError, unknown_name
 from lorascope.core.seeds import derive_seed
+from lorascope.theory._record import number, whole
 
 ACTIVATIONS = ("linear", "softmax")
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -159,9 +160,9 @@ def check(
     Raises:
         InputError: One of them is wrong; the message names it.
     """
-    if not 2 <= dim <= 4000:
+    if not 2 <= whole("dim", dim) <= 4000:
         raise InputError(f"dim {dim} must be from 2 to 4000: simulations are for small d, the theory is for large")
-    if not 1 <= tokens <= 16:
+    if not 1 <= whole("tokens", tokens) <= 16:
         raise InputError(f"tokens {tokens} must be from 1 to 16")
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise InputError(f"seeds {list(seeds)} must be different numbers of at least 0, at least one")
@@ -170,7 +171,7 @@ def check(
     if dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
     for name, (value, smallest) in at_least.items():
-        if not (math.isfinite(value) and value >= smallest):
+        if not number(name, value) >= smallest:
             raise InputError(f"{name} {value} must be a number of at least {smallest:g}")
 
 

@@ -93,11 +93,11 @@ def respond(
         jump: Share of discontinuous maps.
     """
     g = (chi - omega) / v
-    gs, gw = float((g * star).sum(1).mean()), float((g * omega).sum(1).mean())
+    gs, gw = float((g * star).sum()) / len(g), float((g * omega).sum()) / len(g)
     det = max(Q0_UPDATE * q - m * m, 1e-12)
     return Response(
         mh=alpha * (q * gs - m * gw) / det,
-        qh=alpha * float((g * g).sum(1).mean()),
+        qh=alpha * float((g * g).sum()) / len(g),
         vh=-alpha * (Q0_UPDATE * gw - m * gs) / det + 2 * alpha * float(curvature.mean()),
         loss=float(loss.mean()),
         jump=float(jump),

@@ -44,7 +44,7 @@ class Setting:
         data: ``fresh``, ``reused``, ``recalibrated`` or ``active``.
         fraction: Share of the pool that ``active`` labels.
         largest: Let ``active`` take the largest logits.
-        dim: d, if one is meant; reusing too many sequences is flagged with it.
+        dim: d, if one is meant; the share of reused sequences is judged by it.
         samples: Quasi-random points; None for the default.
     """
 
@@ -159,7 +159,7 @@ def row_of(first: Pretrained, second: FineTuned | None = None, **more: Any) -> R
     if second is None:
         return {**row, "converged": first.converged, "warnings": list(first.warnings)}
     row |= {"ridge_finetune": second.ridge, **{name: getattr(second, name) for name in SECOND}}
-    row["noise_finetune"] = second.noise
+    row |= {"noise_finetune": second.noise, "smallest_dim": second.smallest_dim}
     words = [f"stage 1: {word}" for word in first.warnings] + list(second.warnings) + lost(second)
     return {**row, "converged": first.converged and second.converged, "warnings": list(dict.fromkeys(words))}
 
@@ -210,11 +210,20 @@ def logarithmic(low: float | int, high: float | int, count: int) -> list[float]:
 def flags(rows: Iterable[Row]) -> list[str]:
     """Each warning of some rows once, with the number of rows that have it."""
     rows = list(rows)
-    counts: dict[str, int] = {}
+    found: dict[str, list[str]] = {}
     for row in rows:
         for word in row["warnings"]:
-            counts[_kind(word)] = counts.get(_kind(word), 0) + 1
-    return [f"{count} of {len(rows)} points: {word}" if len(rows) > 1 else word for word, count in counts.items()]
+            found.setdefault(_kind(word), []).append(word)
+    texts = {kind: _reused(kind, seen) if "reused" in kind else kind for kind, seen in found.items()}
+    return [
+        f"{len(seen)} of {len(rows)} points: {texts[kind]}" if len(rows) > 1 else texts[kind]
+        for kind, seen in found.items()
+    ]
+
+
+def _reused(kind: str, seen: list[str]) -> str:
+    """The d that every one of some rows needs, if it is the same one, in place of the words without it."""
+    return seen[0] if len(set(seen)) == 1 else kind
 
 
 def _kind(word: str) -> str:
@@ -232,4 +241,8 @@ def _kind(word: str) -> str:
             return prefix + text
     if body.startswith("jump "):
         return prefix + re.sub(r"^jump \S+ is", "jump is", body)
-    return "more than 5% of the stage-1 sequences are reused" if "stage-1 sequences are reused" in body else word
+    if "stage-1 sequences are reused" not in body:
+        return word
+    if body.startswith("below d = "):
+        return "more than 5% of the stage-1 sequences are reused below the d of the row (no d is given)"
+    return "more than 5% of the stage-1 sequences are reused"

@@ -8,7 +8,8 @@ from lorascope.theory.points import SimulationPoint
 from lorascope.theory.prediction import predict
 
 ALLOWANCE = 3.4
-"""Over d: the leading finite-size effect on the effective noise, seen from d = 40 to 240."""
+"""Over d, as a share of the theory's value: the leading finite-size effect on the effective noise, which lies 7.8, 4.3, 3.0
+and 1.55 % above the theory at d = 40, 80, 120 and 240."""
 COMPARED = ("Q", "M", "delta_eff", "delta_reuse", "error", "m", "q", "alignment", "train_loss", "test_error")
 
 
@@ -22,7 +23,7 @@ class Comparison:
         error: Standard error; None with one seed.
         theory: Prediction; None where there is none.
         difference: Simulated minus predicted.
-        allowed: Three standard errors plus 3.4 / d.
+        allowed: Three standard errors plus the share 3.4 / d of the theory's value.
         within: Whether the difference is no larger; None where there is no prediction or no standard error.
     """
 
@@ -33,6 +34,21 @@ class Comparison:
     difference: float | None
     allowed: float | None
     within: bool | None
+
+
+def allowance(theory: float, error: float, dim: int) -> float:
+    r"""How far a simulated mean may lie from the theory, :math:`3\,\mathrm{SE} + (3.4/d)\,|\mathrm{theory}|`.
+
+    Args:
+        theory: Prediction for large d.
+        error: Standard error of the mean.
+        dim: d.
+
+    Example:
+        >>> round(allowance(0.5, 0.01, 200), 6)
+        0.0385
+    """
+    return 3 * error + ALLOWANCE / dim * abs(theory)
 
 
 def compare(point: SimulationPoint, *, samples: int | None = None) -> tuple[list[Comparison], list[str]]:
@@ -73,7 +89,7 @@ def compare(point: SimulationPoint, *, samples: int | None = None) -> tuple[list
     for name in (name for name in point.samples if name in COMPARED):
         mean, error, theory = point.mean(name), point.error(name), values.get(name)
         gap = None if theory is None else mean - theory
-        allowed = None if error is None or theory is None else 3 * error + ALLOWANCE / point.dim
+        allowed = None if error is None or theory is None else allowance(theory, error, point.dim)
         within = None if gap is None or allowed is None else abs(gap) <= allowed
         rows.append(Comparison(name, mean, error, theory, gap, allowed, within))
     return rows, words

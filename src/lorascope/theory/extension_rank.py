@@ -28,6 +28,7 @@ from lorascope.theory._record import (
     at_least_zero,
     check_samples,
     check_tokens,
+    whole,
 )
 
 COARSE = 2**8
@@ -317,7 +318,7 @@ def _check(
     above_zero(alpha=alpha, ridge=ridge)
     at_least_zero(noise=noise, base_error=base_error)
     check_tokens(tokens)
-    if rank < tokens:
+    if whole("rank", rank) < tokens:
         raise InputError(
             f"rank {rank} is below tokens {tokens}: the extension holds for rank >= tokens; rank 1 is theory.finetune"
         )

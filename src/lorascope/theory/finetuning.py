@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import gammainc, gammaincinv
 
-from lorascope.core.errors import InputError, unknown_name
+from lorascope.core.errors import InputError
 from lorascope.theory._fixed_point import SMALLEST, STARTS, TOLERANCE, Response, State, choose, iterate, respond
 from lorascope.theory._prox import Array, prox, sobol_normals, symmetric
 from lorascope.theory._record import (
@@ -18,13 +18,17 @@ from lorascope.theory._record import (
     JUMP_LIMIT,
     JUMP_LIMIT_SOFTMAX,
     Q0_UPDATE,
-    REUSE_LIMIT,
     Record,
     above_zero,
     at_least_zero,
     check_samples,
     check_tokens,
+    number,
+    one_of,
+    shown,
+    whole,
 )
+from lorascope.theory._reuse import reuse_warnings, smallest_dim
 from lorascope.theory.pretraining import Pretrained
 
 COLLAPSE = 1e-3
@@ -47,6 +51,8 @@ class FineTuned(Record):
         data: ``fresh``, ``reused``, ``recalibrated`` or ``active``.
         fraction: Share of a pool that ``active`` labels; 1 for the others.
         largest: Whether ``active`` takes the largest logits.
+        smallest_dim: d from which on ``reused`` takes 5 % of the stage-1 sequences or less, as the equations want; None for
+            other data.
         m: Overlap of the update with its target, over d.
         q: Squared norm of the update over d.
         v: Susceptibility.
@@ -73,6 +79,7 @@ class FineTuned(Record):
     data: str
     fraction: float
     largest: bool
+    smallest_dim: int | None
     m: float
     q: float
     v: float
@@ -86,9 +93,10 @@ class FineTuned(Record):
     iterations: int
     residual: float
     warnings: list[str] = field(default_factory=list)
-    schema_version: int = 1
+    schema_version: int = 2
 
     kind: ClassVar[str] = "fine_tuned"
+    version: ClassVar[int] = 2
 
     @property
     def valid(self) -> bool:
@@ -143,7 +151,8 @@ def finetune(
         (0.97, 0.98, 0.98)
     """
     check_tokens(tokens)
-    at_least_zero(noise=noise)
+    _check_numbers(alpha, ridge, samples, start, seed, tolerance)
+    at_least_zero(noise=noise, base_error=base_error)
     size = math.sqrt(noise)
 
     def residual(points: Array) -> Array:
@@ -182,7 +191,8 @@ def finetune_after(
         data: ``fresh``, ``reused``, ``recalibrated`` or ``active``.
         fraction: Share of the pool that ``active`` labels.
         largest: Let ``active`` take the largest logits, where simulations do not always agree (flagged).
-        dim: d, if one is meant: reusing alpha'/(alpha d) of the stage-1 sequences is flagged above 5 %.
+        dim: d, if one is meant: reusing alpha'/(alpha d) of the stage-1 sequences is flagged above 5 %. Without it the
+            result says from which d on that is kept (``smallest_dim``), and is flagged if that is above 200.
         samples: Quasi-random points, a power of two.
         start: A result nearby, the name of a start, or None for all of them.
         seed: Of the scrambling.
@@ -201,10 +211,11 @@ def finetune_after(
         >>> round(found.alignment, 2), round(found.test_error, 2)
         (0.99, 0.27)
     """
-    if data not in DATA:
-        raise unknown_name("data", data, DATA)
-    above_zero(alpha=alpha)
-    if not 0 < fraction <= 1:
+    if not isinstance(pretrained, Pretrained):
+        raise InputError(f"pretrained {shown(pretrained)} must be what lorascope.theory.pretrain returned")
+    one_of("data", data, DATA)
+    _check_numbers(alpha, ridge, samples, start, seed, tolerance)
+    if not 0 < number("fraction", fraction) <= 1:
         raise InputError(f"fraction {fraction} must be above 0 and at most 1")
     words = _warnings_of(pretrained, data, float(alpha), largest, dim)
     tokens = pretrained.tokens
@@ -212,6 +223,8 @@ def finetune_after(
     settings = _Settings(float(alpha), tokens, float(ridge), 0.0, base, pretrained.activation, data, words=words)
     if data == "active":
         settings = settings.but(fraction=float(fraction), largest=largest)
+    if data == "reused":
+        settings = settings.but(smallest_dim=smallest_dim(pretrained.alpha, alpha))
     if pretrained.activation == "softmax":
         from lorascope.theory._softmax_finetuning import solve
 
@@ -238,6 +251,17 @@ def finetune_after(
         return size * symmetric(points, tokens)
 
     return _linear(settings.but(noise=noises[data]), plain, samples, start, seed, tolerance)
+
+
+def _check_numbers(alpha: Any, ridge: Any, samples: Any, start: Any, seed: Any, tolerance: Any) -> None:
+    """Refuse what both ways of asking have in common."""
+    above_zero(alpha=alpha, ridge=ridge, tolerance=tolerance)
+    if samples is not None:
+        check_samples(samples)
+    if not (start is None or isinstance(start, FineTuned)):
+        one_of("start", start, list(STARTS))
+    if whole("seed", seed) < 0:
+        raise InputError(f"seed {seed} must be at least 0")
 
 
 def truncate(z: Array, fraction: float | int, largest: bool = False) -> Array:
@@ -278,9 +302,10 @@ class _Settings:
     data: str = "fresh"
     fraction: float = 1.0
     largest: bool = False
+    smallest_dim: int | None = None
     words: tuple[str, ...] = ()
 
-    def but(self, **changes: float | bool) -> _Settings:
+    def but(self, **changes: float | int | bool | None) -> _Settings:
         """The same with some values changed."""
         return replace(self, **changes)  # type: ignore[arg-type]
 
@@ -289,18 +314,8 @@ def _warnings_of(first: Pretrained, data: str, alpha: float, largest: bool, dim:
     words = [f"stage 1: {word}" for word in first.warnings]
     if data == "active" and largest:
         words.append("choosing the largest logits: simulations do not always agree")
-    if data == "reused" and dim is not None:
-        if dim < 2:
-            raise InputError(f"dim {dim} must be at least 2")
-        share = alpha / (first.alpha * dim)
-        if share > 1:
-            raise InputError(
-                f"data 'reused' needs {alpha * dim:.0f} sequences and stage 1 has {first.alpha * dim**2:.0f}: lower alpha"
-            )
-        if share > REUSE_LIMIT:
-            words.append(
-                f"{share:.1%} of the stage-1 sequences are reused, above {REUSE_LIMIT:.0%}: they are not a small part"
-            )
+    if data == "reused":
+        words += reuse_warnings(first.alpha, alpha, dim)
     return tuple(words)
 
 
@@ -349,8 +364,8 @@ class _LinearSequences:
         k4 = 4 * v / tokens**2
         chi, top = prox(omega, b, k4)
         gap = chi[:, :, None] * chi[:, None, :] - b
-        loss = (gap * gap).sum((1, 2)) / tokens**2
-        slope = -2 / tokens**2 * np.trace(gap, axis1=1, axis2=2)
+        loss = np.einsum("nij,nij->n", gap, gap) / tokens**2
+        slope = -2 / tokens**2 * np.einsum("nii->n", gap)
         return respond(self.alpha, m, q, omega, star, chi, v, loss, slope, float((k4 * top > 1).mean()))
 
 
@@ -374,11 +389,6 @@ def solve_from(
         error: Test error of a state; the linear one by default.
         jump: Diagnostic of a state, if `problem` does not give it.
     """
-    above_zero(alpha=settings.alpha, ridge=settings.ridge, tolerance=tolerance)
-    at_least_zero(base_error=settings.base_error)
-    check_samples(samples)
-    if isinstance(start, str) and start not in STARTS:
-        raise unknown_name("start", start, STARTS)
     fine = problem(samples)
     alpha, ridge = settings.alpha, settings.ridge
     energies: dict[str, float] = {}
@@ -414,6 +424,7 @@ def solve_from(
         data=settings.data,
         fraction=settings.fraction,
         largest=settings.largest,
+        smallest_dim=settings.smallest_dim,
         m=found.m,
         q=found.q,
         v=found.v,

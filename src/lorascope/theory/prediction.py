@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lorascope.core.errors import InputError
-from lorascope.theory._record import Q0_UPDATE
+from lorascope.theory._record import Q0_UPDATE, whole
 from lorascope.theory.finetuning import FineTuned, finetune, finetune_after
 from lorascope.theory.points import SimulationPoint
 from lorascope.theory.pretraining import Pretrained, pretrain
@@ -105,7 +105,7 @@ def finite_size(first: Pretrained, second: FineTuned, dim: int) -> float:
         >>> abs(finite_size(first, second, 200)) < 0.05
         True
     """
-    if dim < 2:
+    if whole("dim", dim) < 2:
         raise InputError(f"dim {dim} must be at least 2")
     scale = first.beta if second.data == "recalibrated" else 1.0
     tau = scale * first.trace - math.sqrt(first.kappa0)

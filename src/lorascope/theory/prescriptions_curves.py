@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from lorascope.core.errors import InputError, unknown_name
-from lorascope.theory._record import Record
+from lorascope.theory._record import DATA, Record, one_of
 from lorascope.theory._rows import Row, Setting, along, flags, logarithmic, row_of
 from lorascope.theory.finetuning import FineTuned
 from lorascope.theory.pretraining import bayes_floor
@@ -87,12 +87,13 @@ class Mismatch(Record):
     kind: ClassVar[str] = "mismatch"
 
 
-def point(setting: Setting, data: Sequence[str] | None = None) -> Point:
+def point(setting: Setting, data: Sequence[str] | None = None, *, progress: bool = False) -> Point:
     """Both stages at one setting, with stage 2 on one or several kinds of data.
 
     Args:
         setting: The setting.
         data: Kinds of data; by default that of the setting.
+        progress: Show a progress bar.
 
     Returns:
         The numbers with every warning.
@@ -106,10 +107,14 @@ def point(setting: Setting, data: Sequence[str] | None = None) -> Point:
         >>> round(found.finetuned["reused"]["test_error"], 2)
         0.27
     """
+    from tqdm.auto import tqdm
+
+    kinds = [one_of("data", kind, DATA) for kind in data or [setting.data]]
     first = setting.first()
     second: dict[str, FineTuned] = {}
     if setting.alpha_finetune is not None:
-        second = {kind: setting.but(data=kind).second(first) for kind in data or [setting.data]}
+        bar = tqdm(kinds, desc="kinds of data", unit="kind", disable=not progress)
+        second = {kind: setting.but(data=kind).second(first) for kind in bar}
     words = [f"stage 1: {word}" for word in first.warnings]
     for kind, found in second.items():
         words += [f"{kind}: {word}" for word in found.warnings if word not in words]

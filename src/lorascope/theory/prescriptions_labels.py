@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from tqdm.auto import tqdm
 
 from lorascope.core.errors import InputError, unknown_name
-from lorascope.theory._record import Record, above_zero
+from lorascope.theory._record import Record, above_zero, number, one_of
 from lorascope.theory._rows import Row, Setting, flags, row_of
 
 AIMS = {"test_error": min, "alignment": max}
@@ -56,7 +56,8 @@ class Selection(Record):
         setting: What is held fixed.
         rows: One row a choice and fraction, under ``choice`` (``uniform``, ``smallest``, ``largest``) and ``fraction``.
         best: The row with the lowest test error among those without warnings; None if every row has some.
-        gain: Test error of ``best`` over that of uniform choice; None where one of them is missing.
+        error_ratio: Test error of ``best`` divided by that of uniform choice, below 1 where choosing helps; None where one
+            of them is missing.
         warnings: Why some numbers are not to be trusted.
         schema_version: Version of this layout.
     """
@@ -64,11 +65,12 @@ class Selection(Record):
     setting: dict[str, Any]
     rows: list[Row]
     best: Row | None
-    gain: float | None
+    error_ratio: float | None
     warnings: list[str] = field(default_factory=list)
-    schema_version: int = 1
+    schema_version: int = 2
 
     kind: ClassVar[str] = "selection"
+    version: ClassVar[int] = 2
 
 
 def split_budget(
@@ -160,14 +162,20 @@ def select_active(
         progress: Show a progress bar.
 
     Returns:
-        The rows; those of ``largest`` are flagged, as simulations are worse than the theory there.
+        The rows; those of ``largest`` are flagged, as simulations do not always agree there.
 
     Raises:
-        InputError: A value is out of range or unknown.
+        InputError: A value is out of range or unknown; said before anything is computed.
     """
     for choice in choices:
-        if choice not in CHOICES:
-            raise unknown_name("choice", choice, CHOICES)
+        one_of("choice", choice, CHOICES)
+    for fraction in fractions:
+        if not 0 < number("fraction", fraction) <= 1:
+            raise InputError(f"fraction {fraction} must be above 0 and at most 1")
+    if not choices or not (fractions or list(choices) == ["uniform"]):
+        raise InputError("choices and fractions must not be empty: give at least one of each")
+    if setting.alpha_finetune is None:
+        raise InputError("choosing sequences needs alpha_finetune, the number of those that are labelled over d")
     first = setting.first()
     cases: list[tuple[str, float]] = [("uniform", 1.0)] if "uniform" in choices else []
     cases += [
@@ -184,5 +192,5 @@ def select_active(
     good = [row for row in rows if not row["warnings"]]
     best = min(good, key=lambda row: row["test_error"]) if good else None
     uniform = next((row for row in rows if row["choice"] == "uniform"), None)
-    gain = best["test_error"] / uniform["test_error"] if best and uniform and uniform["test_error"] > 0 else None
-    return Selection(setting=asdict(setting), rows=rows, best=best, gain=gain, warnings=flags(rows))
+    ratio = best["test_error"] / uniform["test_error"] if best and uniform and uniform["test_error"] > 0 else None
+    return Selection(setting=asdict(setting), rows=rows, best=best, error_ratio=ratio, warnings=flags(rows))

@@ -9,8 +9,7 @@ from typing import ClassVar
 
 from scipy import optimize
 
-from lorascope.core.errors import unknown_name
-from lorascope.theory._record import PENALTIES, Record, above_zero, at_least_zero, check_tokens
+from lorascope.theory._record import PENALTIES, Record, above_zero, at_least_zero, check_tokens, one_of
 from lorascope.theory._rows import Row, Setting, along, flags, logarithmic, row_of
 from lorascope.theory.pretraining import Pretrained, bayes_floor, largest_root, pretrain
 from lorascope.theory.spectrum import Spectrum
@@ -134,8 +133,7 @@ def best_pretraining(
     check_tokens(tokens, activation)
     above_zero(alpha=alpha, kappa0=kappa0)
     at_least_zero(noise=noise)
-    if penalty not in PENALTIES:
-        raise unknown_name("penalty", penalty, PENALTIES)
+    one_of("penalty", penalty, PENALTIES)
     if activation != "linear":
         return _searched(alpha, tokens, kappa0, noise, penalty, activation)
     if penalty == "frobenius":

@@ -9,8 +9,17 @@ from typing import Any, ClassVar
 
 from scipy import optimize
 
-from lorascope.core.errors import InputError, unknown_name
-from lorascope.theory._record import PENALTIES, Record, above_zero, at_least_zero, check_samples, check_tokens
+from lorascope.core.errors import InputError
+from lorascope.theory._record import (
+    PENALTIES,
+    Record,
+    above_zero,
+    at_least_zero,
+    check_samples,
+    check_tokens,
+    number,
+    one_of,
+)
 from lorascope.theory.spectrum import Moments, Spectrum
 
 SMALLEST_RIDGE = 1e-9
@@ -155,9 +164,9 @@ def pretrain(
     above_zero(alpha=alpha, kappa0=kappa0)
     at_least_zero(noise=noise, ridge=ridge)
     check_samples(samples)
-    if penalty not in PENALTIES:
-        raise unknown_name("penalty", penalty, PENALTIES)
-    if not (math.isfinite(kappa) and kappa >= 1):
+    one_of("penalty", penalty, PENALTIES)
+    above_zero(tolerance=tolerance)
+    if not number("kappa", kappa) >= 1:
         raise InputError(
             f"kappa {kappa} must be a number of at least 1: narrower factors are not equal to the nuclear norm"
         )

@@ -8,7 +8,7 @@ import numpy as np
 
 from lorascope.core.errors import InputError
 from lorascope.theory._prox import Array, sobol_normals, symmetric
-from lorascope.theory._record import check_samples
+from lorascope.theory._record import check_samples, number, whole
 
 SAMPLES = {1: 2**14, 2: 2**13, 3: 2**9}
 """Quasi-random observations by the number of tokens."""
@@ -41,13 +41,13 @@ def weak_recovery(*, tokens: int, noise: float | int, samples: int | None = None
         >>> round(weak_recovery(tokens=2, noise=0.7, samples=1024), 1)
         0.2
     """
-    if tokens not in SAMPLES:
+    if whole("tokens", tokens) not in SAMPLES:
         raise InputError(
             f"tokens {tokens} must be from 1 to 3: the posterior is summed on a grid of as many dimensions"
         )
     count = SAMPLES[tokens] if samples is None else samples
     check_samples(count)
-    if not (math.isfinite(noise) and noise >= SMALLEST_NOISE[tokens]):
+    if not number("noise", noise) >= SMALLEST_NOISE[tokens]:
         raise InputError(f"noise {noise} must be a number of at least {SMALLEST_NOISE[tokens]} with tokens {tokens}")
     pairs = tokens * (tokens + 1) // 2
     z = sobol_normals(tokens + pairs, count, seed)

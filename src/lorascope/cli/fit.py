@@ -34,6 +34,9 @@ def fit_command(
     where: Annotated[
         list[str] | None, typer.Option(help="Keep rows with this value, e.g. prompt=main. May be given again.")
     ] = None,
+    pool: Annotated[
+        bool, typer.Option("--pool", help="Fit all prompts, tasks and lengths together, whatever cells have them.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for fit.json and fit.html.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the fits as JSON and nothing else.")] = False,
 ) -> None:
@@ -65,10 +68,12 @@ def fit_command(
         try:
             chosen, with_floor = law, floor
             if law == "best":
-                comparisons[name] = compare_laws(table, name, floors=(False, True) if floor is None else (floor,))
+                comparisons[name] = compare_laws(
+                    table, name, floors=(False, True) if floor is None else (floor,), pool=pool
+                )
                 chosen, with_floor = comparisons[name].best.law, comparisons[name].best.floor
             fits[name] = fit_scaling_law(
-                table, chosen, name, floor=with_floor, n_boot=n_boot, seed=seed, level=level, group=group
+                table, chosen, name, floor=with_floor, n_boot=n_boot, seed=seed, level=level, group=group, pool=pool
             )
         except InputError as error:
             if not every:
@@ -81,6 +86,7 @@ def fit_command(
         "schema_version": SCHEMA_VERSION,
         "source": str(source),
         "where": list(where or []),
+        "pooled": pool,
         "fits": {name: fit.to_dict() for name, fit in fits.items()},
         "comparisons": {name: found.to_dict() for name, found in comparisons.items()},
         "left_out": left_out,

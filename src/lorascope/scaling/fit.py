@@ -42,6 +42,7 @@ def fit_scaling_law(
     loss: str = "bisquare",
     noise: str = "auto",
     signs: str = "auto",
+    pool: bool = False,
 ) -> ScalingFit:
     """Fit a scaling law to runs.
 
@@ -72,13 +73,16 @@ def fit_scaling_law(
         signs: ``"positive"`` (amplitudes and floor have the sign of the metric), ``"ceiling"`` (amplitudes have the other
             sign: the metric rises towards E, which is at most 1 for an accuracy), ``"free"``, or ``"auto"``: ceiling for
             a metric of which more is better, fitted with a floor, else positive, unless free is clearly better.
+        pool: Whether all settings beside N, R and D (prompts, tasks, lengths ...) are fitted together. If not, the runs are
+            those that `recommend` takes: of a setting that varies within cells, the cells that have all its values, or
+            the one value that is in all cells; a warning says what was left out.
 
     Returns:
         The fit, with ``warnings`` that say in words what the runs cannot tell and what to run.
 
     Raises:
         InputError: An unknown option; a table without N, R and D, without the metric, with text or numbers that are not
-            positive, in which nothing varies, or with fewer than two usable runs.
+            positive, in which nothing varies, with fewer than two usable runs, or with settings of which no cell has all.
 
     Example:
         >>> R = np.tile([4.0, 8, 16, 32, 64, 128], 2)
@@ -99,7 +103,7 @@ def fit_scaling_law(
             raise unknown_name(kind, str(value), known)
     if isinstance(n_boot, bool) or not isinstance(n_boot, int | np.integer) or n_boot < 0:
         raise InputError(f"n_boot is {n_boot!r}: give a whole number such as 200")
-    seen = observe(as_table(table), metric, group)
+    seen = observe(as_table(table), metric, group, pool=pool)
     return fit_observations(
         seen,
         Form(law, seen.axes, floor),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lorascope.scaling import LawComparison, ScalingFit
 
 SCHEMA_VERSION = 1
-_BULKY = ("boot", "data", "fitted", "residuals")
+_BULKY = ("boot", "rival", "data", "fitted", "residuals")
 
 
 def fit_command(
@@ -25,7 +25,7 @@ def fit_command(
     law: Annotated[str, typer.Option(help="additive, multiplicative, or best (the data choose).")] = "best",
     floor: Annotated[
         bool | None,
-        typer.Option("--floor/--no-floor", help="With a floor E or without. \\[default: as published; best: both]"),
+        typer.Option("--floor/--no-floor", help="With a floor E or without. \\[default: as the runs have it]"),
     ] = None,
     n_boot: Annotated[int, typer.Option(min=0, help="Bootstrap fits for the intervals.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
@@ -72,9 +72,11 @@ def fit_command(
                     table, name, floors=(False, True) if floor is None else (floor,), pool=pool
                 )
                 chosen, with_floor = comparisons[name].best.law, comparisons[name].best.floor
-            fits[name] = fit_scaling_law(
-                table, chosen, name, floor=with_floor, n_boot=n_boot, seed=seed, level=level, group=group, pool=pool
-            )
+            options: dict[str, Any] = {"n_boot": n_boot, "seed": seed, "level": level, "group": group, "pool": pool}
+            fits[name] = fit_scaling_law(table, chosen, name, floor=floor, **options)
+            if floor is None and bool(fits[name].params.get("E")) is not with_floor is not None:
+                # What lies beyond the runs spoke for the other: told so, with its own intervals.
+                fits[name] = fit_scaling_law(table, chosen, name, floor=with_floor, **options)
         except InputError as error:
             if not every:
                 raise

@@ -65,6 +65,19 @@ def test_a_clear_winner_and_a_tie_are_said() -> None:
     assert "cannot tell it from" in which_to_watch(tie)
 
 
+def test_metrics_that_order_the_runs_alike_tie() -> None:
+    table = runs({"ce": 0.0})
+    table["ppl"] = np.exp(table["ce"])
+    table["text_ppl"] = table["ce"] + 3.0 * np.random.default_rng(5).standard_normal(len(table))
+    text = which_to_watch(rank_metrics(table, n_boot=500))
+    assert text.startswith("Cross-entropy and Perplexity tie: they order these runs equally well (tau +1.00")
+    assert "A lower value of all of them goes with more accuracy." in text
+    assert "They are ahead of" in text
+    assert "Watch Cross-entropy" not in text
+    few = which_to_watch(rank_metrics(table.groupby("R").head(1).head(3), n_boot=100))
+    assert few.startswith("Too few runs to say: Cross-entropy and Perplexity follow accuracy best")
+
+
 def test_noise_is_no_metric_to_watch() -> None:
     ranked = rank_metrics(runs({"ce": 100.0}, tasks=1, seeds=1), n_boot=500)
     assert ranked[0].low <= 0

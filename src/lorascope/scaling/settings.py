@@ -148,7 +148,9 @@ def even_out(table: pd.DataFrame, cells: pd.DataFrame, names: Sequence[str] = SE
     """
     keys = [cells[name] for name in cells]
     texts = {name: text_column(table[name]) for name in names if name in table}
-    varying = [name for name, column in texts.items() if len(column) and column.groupby(keys, dropna=False).nunique().max() > 1]
+    varying = [
+        name for name, column in texts.items() if len(column) and column.groupby(keys, dropna=False).nunique().max() > 1
+    ]
     everything = np.ones(len(table), dtype=bool)
     if not varying:
         return Evened(everything)
@@ -169,5 +171,5 @@ def even_out(table: pd.DataFrame, cells: pd.DataFrame, names: Sequence[str] = SE
             f"such as --where {varying[0]}={blocks[0].split('/')[0]}"
         )
     lost = len(sizes) - len(whole)
-    note = f"{lost} cells without all of those: left out" if lost else ""
+    note = f"{lost} cell{'s' if lost > 1 else ''} without all of those: left out" if lost else ""
     return Evened(cell.isin(whole.index).to_numpy(), tuple(varying), len(blocks), note=note)

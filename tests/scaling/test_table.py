@@ -106,7 +106,11 @@ CELLS = [{"N": 1e8, "R": r, "D": d, "seed": s} for r in (4, 16) for d in (40, 32
         ({i: ["main"] for i in range(8)} | {7: ["main", "letters"]}, 8, "only runs with prompt main: 1 with other"),
         ({i: ["main", "letters"] for i in range(8)}, 16, None),
         ({i: ["main", "letters"] for i in range(7)} | {7: ["letters"]}, 15 - 7, "only runs with prompt letters: 7"),
-        ({i: ["main", "letters"] for i in range(6)} | {6: ["main"], 7: ["letters"]}, 12, "2 cells without all of those"),
+        (
+            {i: ["main", "letters"] for i in range(6)} | {6: ["main"], 7: ["letters"]},
+            12,
+            "2 cells without all of those",
+        ),
     ],
 )
 def test_a_fit_takes_the_runs_that_a_plan_takes(prompts: dict[int, list[str]], kept: int, note: str | None) -> None:

@@ -191,7 +191,7 @@ def which_to_watch(ranked: Sequence[MetricRank]) -> str:
         for way in ("lower", "higher"):
             some = [each for each in (first, *tied) if each.better == way]
             if some:
-                whose = " of all of them" if len(some) > len(tied) else f" of {_listed(some)}"
+                whose = " of each" if len(some) > len(tied) else f" of {_listed(some)}"
                 text += f" A {way} value{whose} goes with more accuracy."
     else:
         text = f"Watch {first.label} ({head}): {first.better} goes with more accuracy."

@@ -1,25 +1,31 @@
 """The paper's experiments in reduced form on the real 135M model: tables, verdicts, fit and recommendation.
 
-Runs (or goes on with) the sweep of  lorascope reproduce  and writes what it shows as Markdown, with the runs as CSV beside
-it. Nothing is trained again that FOLDER already holds. With --join, the runs of an earlier table with other seeds are added,
-and cells that both have are compared.
+Runs (or goes on with) the sweep of  lorascope reproduce  and writes what it shows as Markdown, with the runs as CSV and the
+figures as SVG beside it. Nothing is trained again that FOLDER already holds. With --join, the runs of an earlier table with
+other seeds are added, and cells that both have are compared. With --table nothing is run: the page is written anew from runs
+that are there.
 
     python benchmarks/paper_reduced.py --out FOLDER [--seeds 2] [--first-seed 0] [--workers 2]
         [--join EARLIER.csv] [--wall SECONDS] --write docs/benchmarks/paper_reduced.md
+    python benchmarks/paper_reduced.py --table docs/benchmarks/paper_reduced.csv [--first-seed 2] [--wall SECONDS]
+        [--note TEXT] --write docs/benchmarks/paper_reduced.md
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import pandas as pd
 
 from lorascope.cli.claims import make_ledger
+from lorascope.core.files import atomic_write_text
 from lorascope.core.provenance import collect
-from lorascope.report.paper import paper_tables
+from lorascope.report.paper import paper_figures, paper_tables
 from lorascope.scaling import compare_laws, read_table
+from lorascope.scaling.paper_layout import why_empty
 from lorascope.scaling.plan import recommend
 from lorascope.sweeps import run_sweep
 from lorascope.sweeps.paper import reduced_sweep
@@ -28,14 +34,29 @@ from lorascope.tasks.embedded import load_tokenizer
 
 TITLES = {
     "table-1": "Table 1: ranks and shared layers (largest training set, main prompt; means over seeds)",
-    "table-2": "Table 2: prompts (rank 16)",
+    "table-2": "Table 2: prompts",
     "table-3": "Table 3: mutual information and its bounds",
 }
 
 
+FIGURES = {
+    "figure-2-rank": "Figure 2, ranks: a line for each training size; means, and bars of one standard deviation, over seeds",
+    "figure-2-size": "Figure 2, model size: half of the layers shared in groups of 8, 4, 2 and 1",
+    "figure-2-data": "Beyond the paper, training rows: a line for each rank",
+    "figure-3": "Figure 3, prompt length (one seed)",
+}
+
+
+def cell(item: object) -> str:
+    """A number with four digits, a dash for what is not there."""
+    if isinstance(item, float):
+        return "–" if math.isnan(item) else f"{item:.4g}"
+    return str(item)
+
+
 def markdown(frame: pd.DataFrame) -> str:
     """A data frame as a Markdown table, without a library that only does that."""
-    rows = [[f"{item:.4g}" if isinstance(item, float) else str(item) for item in row] for row in frame.to_numpy()]
+    rows = [[cell(item) for item in row] for row in frame.to_numpy()]
     lines = ["| " + " | ".join(map(str, frame.columns)) + " |", "|" + "---|" * len(frame.columns)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
@@ -64,7 +85,9 @@ def laws(table: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="folder of the runs")
+    parser.add_argument("--table", type=Path, help="runs that are there, in place of --out")
+    parser.add_argument("--note", default="", help="a sentence for the top of the page")
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--task", default="towns")
     parser.add_argument("--seeds", type=int, default=2)
@@ -74,33 +97,50 @@ def main() -> None:
     parser.add_argument("--workers", type=int)
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
-    bins = length_bins(load_task(options.task), load_tokenizer(options.model))
-    sweep = reduced_sweep(options.model, options.task, seeds=options.seeds, first_seed=options.first_seed, lengths=bins)
-    run_sweep(sweep, options.out, workers=options.workers)
-    table, said = read_table(options.out), ""
-    own = len(table)
-    seconds = float(table["seconds_total"].sum())
+    if (options.out is None) == (options.table is None):
+        parser.error("give --out or --table")
+    said = options.note
+    if options.table is not None:
+        table = read_table(options.table)
+        own = table[table["seed"] >= options.first_seed]
+    else:
+        bins = length_bins(load_task(options.task), load_tokenizer(options.model))
+        sweep = reduced_sweep(
+            options.model, options.task, seeds=options.seeds, first_seed=options.first_seed, lengths=bins
+        )
+        run_sweep(sweep, options.out, workers=options.workers)
+        table = own = read_table(options.out)
+    seconds = float(own["seconds_total"].sum())
     if options.join is not None:
         table, said = joined(read_table(options.join), table)
-    runs = options.out / "joined.csv" if options.write is None else options.write.with_suffix(".csv")
-    table.to_csv(runs, index=False)
+    runs = options.table or (options.out / "joined.csv" if options.write is None else options.write.with_suffix(".csv"))
+    if options.table is None:
+        table.to_csv(runs, index=False)
     ledger = make_ledger(str(runs), n_boot=10_000, seed=0)
     claims = pd.DataFrame(ledger["claims"])
-    told = claims[claims["value"].notna()]
+    judged = claims[claims["value"].notna()]
     parts = ["# The paper's experiments in reduced form", ""]
     parts += [
         f"{options.model} on {options.task}: ranks 4, 16 and 64 in place of 32, 128 and 512; 40, 120 and 320 training rows; "
         f"20 steps of 16 rows; 100 questions, 32 measured rows; {table['seed'].nunique()} seeds (fewer for lengths and "
-        f"prompts). Length bins: {', '.join(f'{low} to {high}' for low, high in bins)} tokens. Information in nats, summed "
+        f"prompts). Length bins: {', '.join(sorted(table['length'].dropna().unique()))} tokens. Information in nats, summed "
         "over layers. Orderings can be compared with the paper's, values cannot. Every run: the CSV file beside.",
         "",
         said,
         "",
     ]
     for name, frame in paper_tables(table).items():
-        parts += [f"## {TITLES[name]}", "", markdown(frame.reset_index()), ""]
+        told = f"{why_empty(frame)} `share 1` is the run of rank {frame.attrs['share_rank']} without sharing."
+        told += " The rows of `main` are those of Table 1." if name == "table-2" else ""
+        parts += [f"## {TITLES[name]}", "", told.strip(), "", markdown(frame.reset_index()), ""]
+    parts += ["## Figures", ""]
+    for name, drawing in paper_figures(table).items():
+        place = options.write or runs
+        file = place.with_name(f"{place.stem}_{name}.svg")
+        atomic_write_text(file, drawing)
+        parts += [f"![{FIGURES[name]}]({file.name})", "", f"{FIGURES[name]}.", ""]
     parts += ["## Claims", "", f"{', '.join(f'{n} {v}' for v, n in ledger['verdicts'].items())}.", ""]
-    parts += [markdown(told[["verdict", "statement", "explanation"]]), ""]
+    parts += [markdown(judged[["verdict", "statement", "explanation"]]), ""]
     parts += ["## Which metric to watch?", "", str(ledger["watch"]), ""]
     ranking = pd.DataFrame(ledger["ranking"])[["label", "better", "tau", "low", "high", "pairs"]]
     parts += [markdown(ranking), ""]
@@ -108,10 +148,11 @@ def main() -> None:
     parts += ["## Recommendation", "", "```", recommend(table, seed=0).summary(), "```", ""]
     took = f"; the whole command took {options.wall / 60:.1f} minutes by the clock" if options.wall else ""
     parts += [
-        f"The {own} cells of the last session together took {seconds / 60:.0f} minutes of their own time{took}.",
+        f"The {len(own)} cells of the last session (seeds from {options.first_seed}) together took {seconds / 60:.0f} "
+        f"minutes of their own time{took}.",
         "",
     ]
-    parts += ["```json", json.dumps(collect(seed=0), indent=1), "```", ""]
+    parts += ["```json", json.dumps(collect(seed=0, files=[runs]), indent=1), "```", ""]
     text = "\n".join(parts)
     print(text)
     if options.write is not None:

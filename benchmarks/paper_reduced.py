@@ -25,8 +25,12 @@ from lorascope.core.files import atomic_write_text
 from lorascope.core.provenance import collect
 from lorascope.report.paper import paper_figures, paper_tables
 from lorascope.scaling import compare_laws, read_table
+from lorascope.scaling.cost import cost_of
+from lorascope.scaling.cost_shapes import ModelShape
 from lorascope.scaling.paper_layout import why_empty
 from lorascope.scaling.plan import recommend
+from lorascope.scaling.plan_costs import cost_book
+from lorascope.scaling.plan_runs import prepare
 from lorascope.sweeps import run_sweep
 from lorascope.sweeps.paper import reduced_sweep
 from lorascope.tasks import length_bins, load_task
@@ -45,6 +49,13 @@ FIGURES = {
     "figure-2-data": "Beyond the paper, training rows: a line for each rank",
     "figure-3": "Figure 3, prompt length (one seed)",
 }
+
+
+ROWS = 16  # of a training step
+ERRORS = ("median_error", "largest_error")
+SMOLLM2 = ModelShape(
+    hidden_size=576, layers=30, heads=9, kv_heads=3, intermediate_size=1536, vocab_size=49152, tied=True
+)
 
 
 def cell(item: object) -> str:
@@ -80,6 +91,26 @@ def laws(table: pd.DataFrame) -> pd.DataFrame:
     for metric in ("accuracy", "ce", "miub_js", "mi_joint"):
         found = compare_laws(main, metric)
         rows.append({"metric": metric, "verdict": found.statement})
+    return pd.DataFrame(rows)
+
+
+def costs(table: pd.DataFrame) -> pd.DataFrame:
+    """The models of time and memory against the runs: as a plan has them, and from the model's dimensions alone."""
+    rows = []
+    every = table[table["R"] > 0]
+    for label, runs in (("the runs that a plan takes", prepare(table).rows), ("all runs", every)):
+        for name, found in cost_book(runs).calibration.items():
+            what = f"{name.replace('_', ' ')}, left-out cells of {label}"
+            rows.append({"model": what, "runs": int(found["rows"]), **{k: f"{found[k]:.1%}" for k in ERRORS}})
+    if set(every["model"]) == {"smollm2"}:
+        gaps = []
+        for run in every[every["share"].isna()].itertuples():
+            tokens = run.train_tokens_seen / run.train_steps
+            cost = cost_of(SMOLLM2, rank=int(run.R), batch_size=ROWS, length=round(tokens / ROWS))
+            gaps.append(1 - cost.peak_bytes / run.peak_memory_bytes)
+        told = f"memory from dimensions alone (too little in every run, least {min(gaps):.1%})"
+        error = (f"{pd.Series(gaps).median():.1%}", f"{max(gaps):.1%}")
+        rows.append({"model": told, "runs": len(gaps), **dict(zip(ERRORS, error, strict=True))})
     return pd.DataFrame(rows)
 
 
@@ -146,6 +177,7 @@ def main() -> None:
     parts += [markdown(ranking), ""]
     parts += ["## Scaling laws", "", markdown(laws(table)), ""]
     parts += ["## Recommendation", "", "```", recommend(table, seed=0).summary(), "```", ""]
+    parts += ["## Costs: models against these runs", "", markdown(costs(table)), ""]
     took = f"; the whole command took {options.wall / 60:.1f} minutes by the clock" if options.wall else ""
     parts += [
         f"The {len(own)} cells of the last session (seeds from {options.first_seed}) together took {seconds / 60:.0f} "

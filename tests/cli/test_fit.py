@@ -106,9 +106,16 @@ def test_mixed_settings_are_said_and_can_be_left_out(tmp_path: Path, run: Run) -
     both = pd.concat([rows, other])
     both["rank_twice"] = 2 * both["R"]  # goes with an axis: no setting of its own
     both.to_csv(tmp_path / "a.csv", index=False)
-    found = run(tmp_path / "a.csv")
-    assert "the runs also differ in prompt (main, letters)" in " ".join(found.output.split())
-    assert "rank_twice" not in found.output
+    found = run(tmp_path / "a.csv", "--out", tmp_path / "out")
+    assert "only runs with prompt main: 4 with other settings left out" in " ".join(found.output.split())
+    assert "also differ" not in found.output
+    assert json.loads((tmp_path / "out" / "fit.json").read_text())["fits"]["ce"]["n_runs"] == len(rows)
+    pooled = run(tmp_path / "a.csv", "--pool", "--out", tmp_path / "out")
+    assert "the runs also differ in prompt (main, letters)" in " ".join(pooled.output.split())
+    assert "rank_twice" not in pooled.output
+    written = json.loads((tmp_path / "out" / "fit.json").read_text())
+    assert written["pooled"]
+    assert written["fits"]["ce"]["n_runs"] == len(both)
     kept = run(tmp_path / "a.csv", "--where", "prompt=main", "--out", tmp_path / "out")
     assert "also differ" not in kept.output
     written = json.loads((tmp_path / "out" / "fit.json").read_text())

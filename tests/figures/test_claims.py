@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import math
+import xml.etree.ElementTree as ET
 
 import pytest
 
 from lorascope.core.errors import InputError
+from lorascope.figures.axis_svg import axis_svg, ticks_between
 from lorascope.figures.claims import metrics_against_axis_info, plot_metrics_against_axis, plot_ranking, ranking_info
 
 ROWS = [
@@ -60,3 +62,30 @@ def test_ranking_shows_intervals_and_what_cannot_be_told_from_the_first() -> Non
     assert list(trace.error_x.array) == pytest.approx([0.1, 0.0, 0.3])
     assert list(trace.error_x.arrayminus) == pytest.approx([0.3, 0.0, 0.2])
     assert list(trace.marker.symbol) == ["circle", "circle", "circle-open"]
+
+
+def test_the_svg_has_every_point_in_its_panel_and_is_well_formed() -> None:
+    info = metrics_against_axis_info(ROWS, "length")
+    root = ET.fromstring(axis_svg(info))
+    space = "{http://www.w3.org/2000/svg}"
+    panels = root.findall(f"{space}g")
+    assert len(panels) == len(info.panels) == 2
+    points = [panel.findall(f"{space}circle") for panel in panels]
+    assert [len(found) for found in points] == [
+        sum(len(line.means) for line in lines) for lines in info.panels.values()
+    ]
+    first, second, other = ((float(p.attrib["cx"]), float(p.attrib["cy"])) for p in points[0])
+    assert first[0] < second[0] and first[0] == other[0]  # 1-100 before 201-300
+    assert second[1] < first[1] < other[1]  # 0.7 above 0.5 above 0.4
+    words = [text.text for text in root.iter(f"{space}text")]
+    assert {"<arc>", "towns", "1-100", "201-300", "70%"} <= set(words)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 1.0), (-3.2, 5.1), (1e-9, 4e-9), (31.2, 31.3), (1200.0, 98000.0), (0.0, 0.0)]
+)
+def test_ticks_are_round_and_span_the_values(low: float, high: float) -> None:
+    ticks = ticks_between(low, high)
+    assert 3 <= len(ticks) <= 8
+    assert ticks[0] <= low and ticks[-1] >= high
+    assert ticks == sorted(set(ticks))

@@ -77,6 +77,58 @@ def test_intervals_cover(law: str, noise: float, outliers: float) -> None:
     assert 0.88 <= np.mean(covered) <= 0.995
 
 
+@pytest.mark.parametrize("floor", [0.0, 0.7], ids=["no floor", "floor"])
+@pytest.mark.parametrize("law", list(TRUTHS))
+def test_intervals_cover_whether_there_is_a_floor_or_not(law: str, floor: float) -> None:
+    """The default is not told: it must hold on both."""
+    truth, places = {**TRUTHS[law], "E": floor}, grid(N=3, R=3, D=3)
+    covered = []
+    for seed in range(20):
+        table = runs(law, truth, places, noise=0.03, seed=seed)
+        fit = fit_scaling_law(table, law, "ce", n_boot=100, seed=seed)
+        covered += [
+            fit.intervals[name][0] <= truth[name] <= fit.intervals[name][1] for name in ("alpha", "beta", "gamma")
+        ]
+    assert np.mean(covered) >= 0.88
+
+
+def test_a_floor_is_taken_where_it_shows_and_left_open_where_it_does_not() -> None:
+    places = grid(N=4, R=4, D=4)
+    there = fit_scaling_law(runs("multiplicative", {**MULTIPLICATIVE, "E": 1.0}, places, noise=0.01), "multiplicative")
+    assert there.params["E"] == pytest.approx(1.0, abs=0.2)
+    assert there.intervals["E"][0] > 0.5
+    assert not len(there.rival)
+    table = runs("multiplicative", {"A": 1.0, "alpha": 0.3, "beta": 0.1, "gamma": 0.2}, places, noise=0.03, seed=3)
+    fit = fit_scaling_law(table, "multiplicative")
+    without, told = (fit_scaling_law(table, "multiplicative", floor=floor) for floor in (False, True))
+    assert "the runs do not settle whether there is a floor" in said(fit)
+    assert fit.intervals["E"][0] == 0.0
+    for name in ("alpha", "beta", "gamma"):
+        low, high = fit.intervals[name]
+        assert low == pytest.approx(min(without.intervals[name][0], told.intervals[name][0]))
+        assert high == pytest.approx(max(without.intervals[name][1], told.intervals[name][1]))
+    low, high = fit.predict_interval(**LARGE)
+    for each in (without, told):
+        ends = each.predict_interval(**LARGE)
+        assert low <= ends[0] and ends[1] <= high
+    # The law that is reported is one of the two, to the last digit.
+    best = min((without, told), key=lambda each: each.aicc)
+    assert fit.aicc == best.aicc
+    assert fit.predict(**LARGE) == pytest.approx(best.predict(**LARGE))
+    # Eq. 8 has no floor: without one in the runs, the additive default has none to report either.
+    plain = fit_scaling_law(runs("additive", ADDITIVE, places, noise=0.02))
+    assert set(plain.params) == set(ADDITIVE) and len(plain.rival) == len(plain.boot)
+    assert len(plain.sample(**LARGE)) == 2 * len(plain.boot)
+
+
+def test_two_values_of_an_axis_cannot_tell_a_floor_and_the_law_is_as_published() -> None:
+    table = runs("multiplicative", {"A": 1.0, "beta": 0.3}, grid(R=2))
+    many = {name: np.tile(column, 8) for name, column in table.items()}
+    many["ce"] = many["ce"] * (1 + 0.01 * np.cos(7 * np.arange(16)))
+    assert fit_scaling_law(many, "multiplicative", n_boot=20).intervals["E"] == (-math.inf, math.inf)
+    assert not fit_scaling_law(runs("additive", ADDITIVE, grid(N=2, R=2, D=2), noise=0.01), n_boot=20).floor
+
+
 def test_a_ceiling_is_found_for_a_metric_that_rises() -> None:
     truth = {"A": -0.1, "alpha": 0.3, "B": -0.1, "beta": 0.5, "C": -0.15, "gamma": 0.3, "E": 0.9}
     fit = fit_scaling_law(
@@ -128,7 +180,8 @@ def test_signs_can_be_given() -> None:
     assert fit_scaling_law(table, "multiplicative", "score", signs="positive", n_boot=0).params["A"] >= 0
     assert fit_scaling_law(table, "multiplicative", "score", n_boot=0).params["A"] < 0
     with pytest.raises(InputError, match="needs a law with a floor"):
-        fit_scaling_law(table, "additive", "score", signs="ceiling")
+        fit_scaling_law(table, "additive", "score", signs="ceiling", floor=False)
+    assert fit_scaling_law(table, "additive", "score", signs="ceiling", n_boot=0).params["B"] < 0
 
 
 # Invariances
@@ -257,7 +310,8 @@ def test_predictions_take_numbers_and_arrays_and_need_only_the_axes_that_vary() 
     found = fit.predict(R=np.array([[4], [8]]), D=np.array([10, 100, 1000]))
     assert found.shape == (2, 3)
     assert found[1, 2] == pytest.approx(fit.predict(R=8, D=1000))
-    assert fit.sample(R=[4, 8], D=10).shape == (200, 2)
+    assert len(fit.boot) == 200
+    assert fit.sample(R=[4, 8], D=10).shape == (200 + len(fit.rival), 2)
     with pytest.raises(InputError, match="give D= too"):
         fit.predict(R=8)
     with pytest.raises(InputError, match="R is 0"):

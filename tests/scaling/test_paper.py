@@ -17,6 +17,7 @@ from lorascope.scaling import (
     paper_prompts,
     paper_table,
 )
+from lorascope.scaling.paper_layout import why_empty
 
 # Column sums of another transcription of the table.
 SUMS = {
@@ -164,3 +165,15 @@ def test_models_are_compared_by_size_where_no_layers_are_shared() -> None:
     found = axis_data(table, "size", ["ppl"])
     assert found["level"].tolist() == [10.0, 20.0]
     assert found["mean"].tolist() == [30.0, 20.0]
+
+
+def test_empty_cells_are_explained() -> None:
+    rows = [{"task": "a", "model": "m", "prompt": "main", "R": r, "ce": 2.0, "accuracy": 0.5} for r in (4, 16)]
+    assert why_empty(layout_table1(pd.DataFrame(rows))) == ""
+    odd = pd.DataFrame([*rows, {**rows[1], "prompt": "letters"}])
+    said = why_empty(layout_table2(odd))
+    assert said == "A dash is a cell that was not run (an average needs every task): of m letters only rank 16."
+    text = pd.DataFrame([*rows, {"task": "b", "model": "m", "prompt": "main", "R": 4, "ce": 1.0}])
+    said = why_empty(layout_table1(text))
+    assert "not run (an average needs every task): of b m only rank 4" in said
+    assert "or was not measured in every run: ACC of b m; CE of AVG m" in said

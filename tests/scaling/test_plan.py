@@ -524,3 +524,29 @@ def test_time_is_that_of_an_undisturbed_run() -> None:
     assert any("108 runs do not tell how long their processors worked" in note for note in again.notes)
     plan = recommend(table)
     assert "by the clock, with what else ran" in plan.summary()
+
+
+def test_a_step_that_costs_the_same_is_said_so() -> None:
+    table = table_of(saturating)
+    table["train_steps"], table["train_tokens_seen"] = 100, 1e6  # more rows, no more operations
+    text = recommend(table).summary()
+    assert "for the same FLOPs" in text
+    assert " 1 times the FLOPs" not in text
+
+
+def test_memory_is_known_for_cells_whose_prompt_is_longer() -> None:
+    """All long prompts are of one N, R and D: left out together they would take the bytes of a token with them."""
+    rows = [
+        {"N": 1e8, "R": r, "D": d, "seed": 0, "prompt": "main", "tokens_a_step": 400}
+        for r in (4, 16, 64)
+        for d in (40, 320)
+    ]
+    rows += [
+        {**rows[3], "prompt": name, "tokens_a_step": size} for name, size in (("a", 800), ("b", 1200), ("c", 1600))
+    ]
+    table = pd.DataFrame(rows).assign(train_steps=20, accuracy=0.5)
+    table["train_tokens_seen"] = 20 * table.pop("tokens_a_step")
+    table["adapter_parameters"] = 1e5 * table["R"]
+    table["peak_memory_bytes"] = 1e9 + 16e5 * table["R"] + 3e6 * table["train_tokens_seen"] / 20
+    assert cost_book(table).calibration["memory"]["largest_error"] < 0.01
+    assert len(prepare(table).rows) == 6  # the plan's costs are those of the runs that it takes

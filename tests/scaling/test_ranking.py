@@ -54,15 +54,28 @@ def test_a_metric_that_goes_the_wrong_way_is_last_and_not_turned() -> None:
     assert ranked[-1].tau == -1.0
 
 
-def test_a_clear_winner_and_a_tie_are_said() -> None:
+def test_a_clear_winner_and_a_close_second_are_said() -> None:
     clear = rank_metrics(runs({"ce": 0.0, "ppl": 3.0}), n_boot=500)
     assert clear[1].behind_low > 0
     text = which_to_watch(clear)
     assert text.startswith("Watch Cross-entropy (tau +1.00")
     assert "It is ahead of Perplexity" in text
-    tie = rank_metrics(runs({"ce": 0.1, "ppl": 0.1}), n_boot=500)
-    assert tie[1].behind_low <= 0
-    assert "cannot tell it from" in which_to_watch(tie)
+    close = rank_metrics(runs({"ce": 0.1, "ppl": 0.15}), n_boot=500)
+    assert close[0].tau > close[1].tau and close[1].behind_low <= 0
+    assert "cannot tell it from" in which_to_watch(close)
+
+
+def test_metrics_that_order_the_runs_alike_tie() -> None:
+    table = runs({"ce": 0.0})
+    table["ppl"] = np.exp(table["ce"])
+    table["text_ppl"] = table["ce"] + 3.0 * np.random.default_rng(5).standard_normal(len(table))
+    text = which_to_watch(rank_metrics(table, n_boot=500))
+    assert text.startswith("Cross-entropy and Perplexity tie: they order these runs equally well (tau +1.00")
+    assert "A lower value of each goes with more accuracy." in text
+    assert "They are ahead of" in text
+    assert "Watch Cross-entropy" not in text
+    few = which_to_watch(rank_metrics(table.groupby("R").head(1).head(3), n_boot=100))
+    assert few.startswith("Too few runs to say: Cross-entropy and Perplexity follow accuracy best")
 
 
 def test_noise_is_no_metric_to_watch() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from lorascope.core.errors import DataError, InputError
 from lorascope.scaling import read_table
+from lorascope.scaling.plan_runs import prepare
 from lorascope.scaling.table import as_table, measured, observe
 
 TABLE = pd.DataFrame({"N": [1e8] * 4, "R": [4, 8, 16, 32], "D": [100, 100, 1000, 1000], "ce": [3.0, 2.5, 2.2, 2.0]})
@@ -94,6 +95,42 @@ def test_rows_that_cannot_count_are_left_out_and_counted() -> None:
         "1 row without R",
         "1 row of rank 0 (the base model)",
     ]
+
+
+CELLS = [{"N": 1e8, "R": r, "D": d, "seed": s} for r in (4, 16) for d in (40, 320) for s in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "kept", "note"),
+    [
+        ({i: ["main"] for i in range(8)} | {7: ["main", "letters"]}, 8, "only runs with prompt main: 1 with other"),
+        ({i: ["main", "letters"] for i in range(8)}, 16, None),
+        ({i: ["main", "letters"] for i in range(7)} | {7: ["letters"]}, 15 - 7, "only runs with prompt letters: 7"),
+        (
+            {i: ["main", "letters"] for i in range(6)} | {6: ["main"], 7: ["letters"]},
+            12,
+            "2 cells without all of those",
+        ),
+    ],
+)
+def test_a_fit_takes_the_runs_that_a_plan_takes(prompts: dict[int, list[str]], kept: int, note: str | None) -> None:
+    rows = pd.DataFrame([{**cell, "prompt": p} for i, cell in enumerate(CELLS) for p in prompts[i]])
+    rows["ce"] = 2 + 0.01 * np.arange(len(rows))
+    seen, runs = observe(rows, "ce"), prepare(rows, "ce")
+    assert sorted(seen.y) == sorted(runs.rows["ce"])
+    assert len(seen.y) == kept
+    for notes in (seen.notes, runs.notes):
+        assert note is None or any(note in said for said in notes)
+    assert len(observe(rows, "ce", pool=True).y) == len(rows)
+
+
+def test_settings_that_no_cell_has_all_of_are_refused_by_fit_and_plan() -> None:
+    pairs = [("a", "b"), ("b", "c"), ("c", "a"), ("a", "b"), ("b", "c"), ("c", "a"), ("a", "b"), ("b", "c")]
+    rows = pd.DataFrame([{**cell, "prompt": p, "ce": 2.0} for cell, two in zip(CELLS, pairs, strict=True) for p in two])
+    for refuses in (observe, prepare):
+        with pytest.raises(InputError, match="mixes 3 settings of prompt, and no cell has all of them: keep one"):
+            refuses(rows, "ce")
+    assert len(observe(rows, "ce", pool=True).y) == 16
 
 
 def test_groups_are_numbered() -> None:

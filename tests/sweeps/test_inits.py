@@ -14,16 +14,8 @@ from lorascope.report.inits import headline, inits_sections
 from lorascope.report.page import render_page
 from lorascope.results import RunRecord
 from lorascope.sweeps import SweepFolder
-from lorascope.sweeps.inits import (
-    InitsPlan,
-    compare_inits,
-    full_plan,
-    inits_table,
-    metric_label,
-    reduced_plan,
-    summarise_inits,
-    tuning_table,
-)
+from lorascope.sweeps.inits import compare_inits, inits_table, metric_label, summarise_inits, tuning_table
+from lorascope.sweeps.inits_plan import InitsPlan, full_plan, reduced_plan
 from lorascope.training.spec import INITS
 
 

@@ -18,7 +18,8 @@ from lorascope.core.files import atomic_write_text, write_json
 from lorascope.core.provenance import collect
 from lorascope.report.inits import headline, inits_sections
 from lorascope.report.page import write_page
-from lorascope.sweeps.inits import InitsOutcome, InitsPlan, final_loss, metric_label
+from lorascope.sweeps.inits import InitsOutcome, final_loss, metric_label
+from lorascope.sweeps.inits_plan import InitsPlan
 
 _RESERVED = ("init", "learning_rate", "seed", "model", "task", "data_dir")
 

@@ -59,7 +59,8 @@ def compare_inits_command(
     from lorascope.cli._sweep import Watch, show_guesses
     from lorascope.core.errors import InputError
     from lorascope.sweeps.executors import make_executor
-    from lorascope.sweeps.inits import compare_inits, full_plan, reduced_plan
+    from lorascope.sweeps.inits import compare_inits
+    from lorascope.sweeps.inits_plan import full_plan, reduced_plan
     from lorascope.training.spec import INITS
 
     names = None

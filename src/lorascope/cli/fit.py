@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lorascope.scaling import LawComparison, ScalingFit
 
 SCHEMA_VERSION = 1
-_BULKY = ("boot", "data", "fitted", "residuals")
+_BULKY = ("boot", "rival", "data", "fitted", "residuals")
 
 
 def fit_command(
@@ -25,7 +25,7 @@ def fit_command(
     law: Annotated[str, typer.Option(help="additive, multiplicative, or best (the data choose).")] = "best",
     floor: Annotated[
         bool | None,
-        typer.Option("--floor/--no-floor", help="With a floor E or without. \\[default: as published; best: both]"),
+        typer.Option("--floor/--no-floor", help="With a floor E or without. \\[default: as the runs have it]"),
     ] = None,
     n_boot: Annotated[int, typer.Option(min=0, help="Bootstrap fits for the intervals.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
@@ -34,6 +34,9 @@ def fit_command(
     where: Annotated[
         list[str] | None, typer.Option(help="Keep rows with this value, e.g. prompt=main. May be given again.")
     ] = None,
+    pool: Annotated[
+        bool, typer.Option("--pool", help="Fit all prompts, tasks and lengths together, whatever cells have them.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for fit.json and fit.html.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the fits as JSON and nothing else.")] = False,
 ) -> None:
@@ -65,11 +68,15 @@ def fit_command(
         try:
             chosen, with_floor = law, floor
             if law == "best":
-                comparisons[name] = compare_laws(table, name, floors=(False, True) if floor is None else (floor,))
+                comparisons[name] = compare_laws(
+                    table, name, floors=(False, True) if floor is None else (floor,), pool=pool
+                )
                 chosen, with_floor = comparisons[name].best.law, comparisons[name].best.floor
-            fits[name] = fit_scaling_law(
-                table, chosen, name, floor=with_floor, n_boot=n_boot, seed=seed, level=level, group=group
-            )
+            options: dict[str, Any] = {"n_boot": n_boot, "seed": seed, "level": level, "group": group, "pool": pool}
+            fits[name] = fit_scaling_law(table, chosen, name, floor=floor, **options)
+            if floor is None and bool(fits[name].params.get("E")) is not with_floor is not None:
+                # What lies beyond the runs spoke for the other: told so, with its own intervals.
+                fits[name] = fit_scaling_law(table, chosen, name, floor=with_floor, **options)
         except InputError as error:
             if not every:
                 raise
@@ -81,6 +88,7 @@ def fit_command(
         "schema_version": SCHEMA_VERSION,
         "source": str(source),
         "where": list(where or []),
+        "pooled": pool,
         "fits": {name: fit.to_dict() for name, fit in fits.items()},
         "comparisons": {name: found.to_dict() for name, found in comparisons.items()},
         "left_out": left_out,

@@ -50,7 +50,7 @@ def reproduce_command(
 
     Without options: a reduced form on the embedded model that takes about half an hour on two cores. With --full: the
     paper's own grid. Writes OUT/paper.html (Tables 1 to 3, Figures 2 and 3, every claim with its verdict), the tables as
-    CSV, and OUT/claims.json. Stop it with Ctrl-C and run it again: finished cells are kept.
+    CSV, the figures as SVG, and OUT/claims.json. Stop it with Ctrl-C and run it again: finished cells are kept.
     """
     from rich.console import Console
 
@@ -60,7 +60,7 @@ def reproduce_command(
     from lorascope.core.files import atomic_write_text, write_json
     from lorascope.core.provenance import collect
     from lorascope.report.page import write_page
-    from lorascope.report.paper import paper_sections, paper_tables
+    from lorascope.report.paper import paper_figures, paper_sections, paper_tables
     from lorascope.scaling import read_table
     from lorascope.sweeps import run_sweep
     from lorascope.sweeps.executors import make_executor
@@ -106,6 +106,8 @@ def reproduce_command(
     write_json(out / "claims.json", ledger)
     for name, frame in paper_tables(table).items():
         atomic_write_text(out / f"{name}.csv", frame.to_csv())
+    for name, drawing in paper_figures(table).items():
+        atomic_write_text(out / f"{name}.svg", drawing)
     page = write_page(
         out / "paper.html",
         paper_sections(table, ledger, label=label),

@@ -9,10 +9,16 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from lorascope.core.errors import InputError
-from lorascope.figures.claims import AXIS_LABELS, metrics_against_axis_info, plot_metrics_against_axis
+from lorascope.figures.axis_svg import axis_svg
+from lorascope.figures.claims import (
+    AXIS_LABELS,
+    MetricsAgainstAxisInfo,
+    metrics_against_axis_info,
+    plot_metrics_against_axis,
+)
 from lorascope.report.ledger import ledger_sections
 from lorascope.report.page import Section, Table
-from lorascope.scaling.paper_layout import axis_data, layout_table1, layout_table2, layout_table3
+from lorascope.scaling.paper_layout import axis_data, layout_table1, layout_table2, layout_table3, why_empty
 
 _TABLES = (
     ("table-1", "Table 1: accuracy, cross-entropy and MIUB by rank and by shared layers", layout_table1),
@@ -63,7 +69,9 @@ def paper_sections(table: pd.DataFrame, ledger: Mapping[str, Any], *, label: str
     missing = []
     for name, title, _layout in _TABLES:
         if name in frames:
-            sections.append(Section(name, title, tables=(Table.from_frame(frames[name], title),)))
+            empty = why_empty(frames[name])
+            told = (empty,) if empty else ()
+            sections.append(Section(name, title, told, tables=(Table.from_frame(frames[name], title),)))
         else:
             missing.append(f"{title}: no run has what it shows.")
     for name, title, axis, metrics in _AXES:
@@ -79,11 +87,25 @@ def paper_sections(table: pd.DataFrame, ledger: Mapping[str, Any], *, label: str
     return sections
 
 
+def paper_figures(table: pd.DataFrame) -> dict[str, str]:
+    """The paper's figures that the runs can fill, as SVG: name -> text of the file."""
+    found = {}
+    for name, _title, axis, metrics in _AXES:
+        info = _info(table, axis, metrics)
+        if info is not None:
+            found[name] = axis_svg(info)
+    return found
+
+
 def _figure(table: pd.DataFrame, axis: str, metrics: Sequence[str]) -> go.Figure | None:
+    info = _info(table, axis, metrics)
+    return None if info is None else plot_metrics_against_axis(info)
+
+
+def _info(table: pd.DataFrame, axis: str, metrics: Sequence[str]) -> MetricsAgainstAxisInfo | None:
     try:
         rows = axis_data(table, axis, metrics)
         records = [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
-        info = metrics_against_axis_info(records, axis)
+        return metrics_against_axis_info(records, axis)
     except InputError:
         return None
-    return plot_metrics_against_axis(info)

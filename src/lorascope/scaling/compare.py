@@ -99,6 +99,7 @@ def compare_laws(
     loss: str = "bisquare",
     noise: str = "auto",
     signs: str = "auto",
+    pool: bool = False,
 ) -> LawComparison:
     """Compare the laws, with and without a floor, on the same runs.
 
@@ -114,6 +115,7 @@ def compare_laws(
         loss: As in `fit_scaling_law`.
         noise: As in `fit_scaling_law`; the same for all laws.
         signs: As in `fit_scaling_law`.
+        pool: As in `fit_scaling_law`.
 
     Returns:
         The candidates, best first, and the choice in words.
@@ -138,7 +140,7 @@ def compare_laws(
     for kind, value, known in (("loss", loss, LOSSES), ("signs", signs, SIGNS)):
         if value not in known:
             raise unknown_name(kind, str(value), known)
-    seen = observe(as_table(table), metric)
+    seen = observe(as_table(table), metric, pool=pool)
     relative = is_relative(seen, noise)
     forms = sorted({(law, bool(floor)) for law in laws for floor in floors}, key=lambda form: _ORDER[form])
     criteria, errors = {}, {}

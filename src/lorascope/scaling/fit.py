@@ -11,12 +11,11 @@ import pandas as pd
 
 from lorascope.core.errors import InputError, unknown_name
 from lorascope.core.metrics import METRICS
-from lorascope.core.seeds import derive_seed
-from lorascope.scaling.bootstrap import percentile_intervals, resample
-from lorascope.scaling.criteria import aicc, aicc_of_constant
+from lorascope.scaling.criteria import aicc_of_constant
+from lorascope.scaling.floor import choose_floor, fit_part, unsettled, with_floor
 from lorascope.scaling.identify import judge, show
-from lorascope.scaling.laws import Form, check_law, default_floor
-from lorascope.scaling.optimum import Optimum, fit_form
+from lorascope.scaling.laws import Form, check_law
+from lorascope.scaling.optimum import Optimum
 from lorascope.scaling.result import ScalingFit, check_level
 from lorascope.scaling.solve import BISQUARE, LOSSES
 from lorascope.scaling.starts import LARGEST
@@ -42,6 +41,7 @@ def fit_scaling_law(
     loss: str = "bisquare",
     noise: str = "auto",
     signs: str = "auto",
+    pool: bool = False,
 ) -> ScalingFit:
     """Fit a scaling law to runs.
 
@@ -61,7 +61,8 @@ def fit_scaling_law(
             the base model (R = 0) are left out and counted in ``warnings``.
         law: ``"additive"`` or ``"multiplicative"``.
         metric: The metric's column.
-        floor: Whether there is a floor E; as published if not given (additive: no, multiplicative: yes).
+        floor: Whether there is a floor E. If not given, the lower AICc decides (E = 0 is a multiplicative law without one),
+            and unless it decides clearly for a floor, each interval covers that of the law with and that without one.
         n_boot: Bootstrap fits; 0 leaves all intervals infinite.
         seed: Seed of the bootstrap.
         level: Confidence level of the intervals.
@@ -72,13 +73,16 @@ def fit_scaling_law(
         signs: ``"positive"`` (amplitudes and floor have the sign of the metric), ``"ceiling"`` (amplitudes have the other
             sign: the metric rises towards E, which is at most 1 for an accuracy), ``"free"``, or ``"auto"``: ceiling for
             a metric of which more is better, fitted with a floor, else positive, unless free is clearly better.
+        pool: Whether all settings beside N, R and D (prompts, tasks, lengths ...) are fitted together. If not, the runs are
+            those that `recommend` takes: of a setting that varies within cells, the cells that have all its values, or
+            the one value that is in all cells; a warning says what was left out.
 
     Returns:
         The fit, with ``warnings`` that say in words what the runs cannot tell and what to run.
 
     Raises:
         InputError: An unknown option; a table without N, R and D, without the metric, with text or numbers that are not
-            positive, in which nothing varies, or with fewer than two usable runs.
+            positive, in which nothing varies, with fewer than two usable runs, or with settings of which no cell has all.
 
     Example:
         >>> R = np.tile([4.0, 8, 16, 32, 64, 128], 2)
@@ -93,16 +97,17 @@ def fit_scaling_law(
     """
     check_law(law)
     level = check_level(level)
-    floor = default_floor(law) if floor is None else bool(floor)
     for kind, value, known in (("loss", loss, LOSSES), ("noise", noise, NOISES), ("signs", signs, SIGNS)):
         if value not in known:
             raise unknown_name(kind, str(value), known)
     if isinstance(n_boot, bool) or not isinstance(n_boot, int | np.integer) or n_boot < 0:
         raise InputError(f"n_boot is {n_boot!r}: give a whole number such as 200")
-    seen = observe(as_table(table), metric, group)
+    seen = observe(as_table(table), metric, group, pool=pool)
+    if floor is None and signs == "ceiling":
+        floor = True  # what a ceiling is
     return fit_observations(
         seen,
-        Form(law, seen.axes, floor),
+        tuple(Form(law, seen.axes, each) for each in ((False, True) if floor is None else (bool(floor),))),
         n_boot=int(n_boot),
         seed=int(seed),
         level=level,
@@ -124,7 +129,7 @@ def is_relative(seen: Observations, noise: str) -> bool:
 
 def fit_observations(
     seen: Observations,
-    form: Form,
+    forms: tuple[Form, ...],
     *,
     n_boot: int,
     seed: int,
@@ -134,25 +139,32 @@ def fit_observations(
     relative: bool,
     signs: str,
 ) -> ScalingFit:
-    """Fit a form to runs that were picked already; see `fit_scaling_law`."""
-    found, unit = fit_form(form, seen, loss=loss, relative=relative, signs=signs)
+    """Fit one form, or the same law without and with a floor, to runs that were picked already; see `fit_scaling_law`."""
+    fits = [
+        fit_part(seen, form, n_boot=n_boot, seed=seed, level=level, loss=loss, relative=relative, signs=signs)
+        for form in forms
+    ]
+    best, rival = (fits[0], None) if len(fits) == 1 else choose_floor(fits[0], fits[1], len(seen.y))
+    found, form, unit = best.found, best.found.problem.form, best.unit
     y = seen.y / unit
     constant = found.sigma == 0
-    if constant:
-        boot = np.broadcast_to(found.theta, (n_boot, form.size)).copy()
-    else:
-        boot = resample(
-            found, y, seen.groups, n_boot, np.random.default_rng(derive_seed(seed, "scaling", form.law, seen.metric))
-        )
-    low, high = percentile_intervals(boot, level) if n_boot else (found.theta, found.theta)
-    criterion = aicc(y - found.fitted, found.spread, form.size)
-    flat = aicc_of_constant(y, relative) - criterion < FLAT_MARGIN and criterion < np.inf
+    low, high, boot = best.low, best.high, best.boot
+    if rival is not None:
+        # Without a floor of its own, the law's other parameters are those of the rival.
+        count = form.size
+        low, high = np.minimum(low, rival.low[:count]), np.maximum(high, rival.high[:count])
+        boot = np.concatenate([boot, rival.boot[:, :count]])
+    flat = aicc_of_constant(y, relative) - best.aicc < FLAT_MARGIN and best.aicc < np.inf
     largest = float(np.abs(y).max())
     verdict = judge(seen, found, boot, low, high, largest=largest, flat=flat, constant=constant)
     back = np.ones(form.size)
     back[list(form.linear)] = unit
+    whole = Form(form.law, form.axes, True)
+    back_rival = np.ones(whole.size)
+    back_rival[list(whole.linear)] = unit
     fitted = found.fitted * unit
     total = float(((seen.y - seen.y.mean()) ** 2).sum())
+    said = [] if rival is None else [unsettled(best, rival)]
     return ScalingFit(
         law=form.law,
         metric=seen.metric,
@@ -163,19 +175,20 @@ def fit_observations(
         axes=seen.axes,
         ranges={axis: (float(column.min()), float(column.max())) for axis, column in seen.data.items()},
         identified=verdict.identified,
-        warnings=(*seen.notes, *verdict.statements, *_remarks(seen, found, y, n_boot, group, constant)),
+        warnings=(*seen.notes, *verdict.statements, *said, *_remarks(seen, found, y, n_boot, group, constant)),
         n_runs=len(y),
         level=level,
         noise="relative" if relative else "absolute",
         sigma=found.sigma * (1.0 if relative else abs(unit)),
         # The spread is in units of the metric's typical size: back to the metric's own.
-        aicc=criterion + 2 * len(y) * float(np.log(abs(unit))),
+        aicc=best.aicc + 2 * len(y) * float(np.log(abs(unit))),
         rmse=float(np.sqrt(((seen.y - fitted) ** 2).mean())),
         r2=1 - float(((seen.y - fitted) ** 2).sum()) / total if total and not constant else float("nan"),
         fitted=fitted,
         residuals=seen.y - fitted,
         data={**seen.data, seen.metric: seen.y},
-        boot=boot * back,
+        boot=best.boot * back,
+        rival=(np.empty((0, whole.size)) if rival is None else with_floor(rival).boot) * back_rival,
         seed=seed,
         settings={"loss": found.problem.loss, "group": group, "signs": signs, "unit": unit},
     )

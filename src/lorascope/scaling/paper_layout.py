@@ -98,6 +98,36 @@ def layout_table3(
     return _over_tasks(_laid_out(_reference(_adapters(table)), ("task", "model"), metrics, share_rank))
 
 
+def why_empty(wide: pd.DataFrame) -> str:
+    """Why cells of a table have no number, in a sentence or two; empty where all have one.
+
+    Args:
+        wide: What `layout_table1`, `layout_table2` or `layout_table3` gave.
+
+    Example:
+        >>> runs = [{"R": r, "prompt": p, "ce": 1.0} for r, p in ((4, "main"), (16, "main"), (16, "letters"))]
+        >>> why_empty(layout_table2(pd.DataFrame(runs), metrics={"ce": "CE"}))
+        'A dash is a cell that was not run (an average needs every task): of all letters only rank 16.'
+    """
+    keys = [name for name in wide.index.names if name != "metric"]
+    ran: dict[tuple[str, ...], list[str]] = {}
+    unmeasured: dict[tuple[str, ...], list[str]] = {}
+    for place, rows in wide.groupby(keys, sort=False):
+        name = " ".join(map(str, place if isinstance(place, tuple) else (place,)))
+        there = rows.columns[rows.notna().any()]
+        lacking = tuple(map(str, rows.index.get_level_values("metric")[rows[there].isna().any(axis=1)]))
+        if len(there) < len(rows.columns):
+            ran.setdefault(tuple(map(str, there)), []).append(name)
+        if lacking and len(there):
+            unmeasured.setdefault(lacking, []).append(name)
+    averaged = "task" not in keys or AVERAGE in wide.index.get_level_values("task")
+    said = [f"of {', '.join(names)} only {', '.join(there) or 'nothing'}" for there, names in ran.items()]
+    parts = [f"was not run{' (an average needs every task)' if averaged else ''}: {'; '.join(said)}"] if said else []
+    said = [f"{', '.join(metrics)} of {', '.join(names)}" for metrics, names in unmeasured.items()]
+    parts += [f"was not measured in every run: {'; '.join(said)}"] if said else []
+    return f"A dash is a cell that {', or '.join(parts)}." if parts else ""
+
+
 def axis_data(table: Table, axis: str, metrics: Sequence[str]) -> pd.DataFrame:
     """The data of Figures 2 and 3: metrics along an axis, everything else the same.
 

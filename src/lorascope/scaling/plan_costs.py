@@ -12,6 +12,7 @@ from scipy.optimize import nnls
 
 from lorascope.scaling.cost import adapter_file_bytes, adapter_parameters, cost_of
 from lorascope.scaling.cost_shapes import ModelShape
+from lorascope.scaling.settings import SETTINGS, text_column
 
 _SHARED = 0.8  # of the usual share of the processors: less went to other programs
 
@@ -131,7 +132,8 @@ def cost_book(
 
     Time: seconds = FLOPs / rate + seconds a step, both from the rows' ``seconds_training`` (`quiet_seconds` of it); the
     second only where it predicts left-out cells better. Memory: ``peak_memory_bytes`` = constant + bytes a parameter of
-    base and adapter.
+    base and adapter + bytes a token of a step. A cell that is left out is one of the sweep, all seeds of it, and not all
+    prompts and lengths of one N, R, D at once: those hold most of what is known about tokens.
 
     Args:
         rows: Finished rows (R above 0).
@@ -155,7 +157,7 @@ def cost_book(
     if shape is None and not _has(rows, "N"):
         notes.append("neither N nor the model's shape is known: FLOPs compare candidates only")
     book = CostBook(rows, shape, target_modules)
-    cells = _cells(rows)
+    cells, labels = _cells(rows), _numbered(rows)
     calibration: dict[str, dict[str, float]] = {}
     time = memory = None
     if _has(rows, "seconds_training") and len(cells):
@@ -172,7 +174,7 @@ def cost_book(
         design = np.column_stack([book.flops(cells, own), np.nan_to_num(steps)])[good]
         if good.any():
             quiet, busy = quiet_seconds(rows.loc[good])
-            time, calibration["seconds"], guess = _calibrate(design, quiet, cells[good], ((0,), (0, 1)))
+            time, calibration["seconds"], guess = _calibrate(design, quiet, labels[good], ((0,), (0, 1)))
             shared = int((busy < _SHARED).sum())
             if shared:
                 errors = np.abs(guess / clock[good] - 1)
@@ -192,17 +194,16 @@ def cost_book(
         design = np.column_stack([np.ones(len(cells)), cells[:, 0], size, batch])[good]
         if good.any():
             memory, calibration["memory"], _ = _calibrate(
-                design, peak[good], cells[good], ((0,), (0, 1), (0, 1, 2), (0, 1, 2, 3))
+                design, peak[good], labels[good], ((0,), (0, 1), (0, 1, 2), (0, 1, 2, 3))
             )
     return CostBook(rows, shape, target_modules, tuple(notes), calibration, time, memory)
 
 
 def _calibrate(
-    design: np.ndarray, y: np.ndarray, cells: np.ndarray, choices: tuple[tuple[int, ...], ...]
+    design: np.ndarray, y: np.ndarray, labels: np.ndarray, choices: tuple[tuple[int, ...], ...]
 ) -> tuple[np.ndarray, dict[str, float], np.ndarray]:
     """Non-negative relative least squares with the columns that predict left-out cells best; that error; the predictions."""
-    _, label = np.unique(cells, axis=0, return_inverse=True)
-    label = label.reshape(-1)
+    _, label = np.unique(labels, return_inverse=True)
 
     def solve(columns: tuple[int, ...], rows: np.ndarray) -> np.ndarray:
         chosen = design[rows][:, list(columns)]
@@ -290,6 +291,14 @@ def _column(rows: pd.DataFrame, name: str) -> np.ndarray:
 def _cells(rows: pd.DataFrame) -> np.ndarray:
     ones = np.ones(len(rows))
     return np.column_stack([_column(rows, axis) if axis in rows else ones for axis in "NRD"])
+
+
+def _numbered(rows: pd.DataFrame) -> np.ndarray:
+    """The number of each row's cell, (n,): what a sweep varies beside the seed, prompts and lengths included."""
+    names = [name for name in ("N", "R", "D", *SETTINGS) if name in rows]
+    if not names:
+        return np.zeros(len(rows), dtype=int)
+    return np.asarray(pd.DataFrame({name: text_column(rows[name]) for name in names}).groupby(names).ngroup())
 
 
 def cost_dict(costs: Mapping[str, np.ndarray], index: int) -> dict[str, Any]:

@@ -12,38 +12,9 @@ import pandas as pd
 from lorascope.core.errors import InputError
 from lorascope.core.metrics import METRICS
 from lorascope.scaling.laws import AXES
-from lorascope.scaling.settings import settings_of, text_column
+from lorascope.scaling.settings import SETTINGS, even_out, settings_of
 from lorascope.scaling.table import measured
 
-_SETTINGS = (
-    "task",
-    "prompt",
-    "length",
-    "alpha",
-    "dropout",
-    "target_modules",
-    "use_rslora",
-    "use_dora",
-    "preset",
-    "learning_rate",
-    "optimizer",
-    "weight_decay",
-    "batch_size",
-    "max_steps",
-    "epochs",
-    "schedule",
-    "warmup_steps",
-    "init",
-    "quantize",
-    "variant",
-    "tokens",
-    "text_task",
-    "max_length",
-    "eval_limit",
-    "data_dir",
-    "model",
-    "share",
-)
 _IDENTITY = ("model", "share", "train_limit", "length", "max_steps", "epochs", "prompt", "task")
 
 
@@ -157,8 +128,8 @@ def prepare(
             f"no finished run with N, R, D and {metric} ({'; '.join(notes) or 'empty'}): run some cells first"
         )
     failed = _failures(table, frame, done, kept)
-    averaged, more = _averaged(table, frame, kept, metric)
-    return Runs(metric, sign, averaged, axes, base, failed, table[kept], tuple(notes + more))
+    averaged, behind, more = _averaged(table, frame, kept, metric)
+    return Runs(metric, sign, averaged, axes, base, failed, table[behind], tuple(notes + more))
 
 
 def _empty() -> pd.DataFrame:
@@ -208,46 +179,21 @@ def _failures(table: pd.DataFrame, frame: pd.DataFrame, done: Any, kept: Any) ->
     return found
 
 
-def _averaged(table: pd.DataFrame, frame: pd.DataFrame, kept: Any, metric: str) -> tuple[pd.DataFrame, list[str]]:
-    """One row a cell and seed.
-
-    Other settings that vary within those are averaged over if each cell has all of them; where only one
-    setting is in all cells, it alone is kept.
-    """
-    runs, group = frame[kept].copy(), [*AXES, "seed"]
-    notes: list[str] = []
-    varying = []
+def _averaged(
+    table: pd.DataFrame, frame: pd.DataFrame, kept: Any, metric: str
+) -> tuple[pd.DataFrame, pd.Series, list[str]]:
+    """One row a cell and seed, and the table's rows behind them; see `even_out` for what is kept of other settings."""
+    group = [*AXES, "seed"]
     others = [
-        name for name in settings_of(table[kept]) if name not in (*_SETTINGS, *AXES, "rank", "train_limit", metric)
+        name for name in settings_of(table[kept]) if name not in (*SETTINGS, *AXES, "rank", "train_limit", metric)
     ]
-    for name in (*_SETTINGS, *others):
-        if name in table:
-            column = text_column(table.loc[kept, name])
-            if column.groupby([runs[key] for key in group]).nunique().max() > 1:
-                varying.append(name)
-    if varying:
-        block = table.loc[kept, varying].apply(text_column).agg("/".join, axis=1)
-        names = sorted(block.unique())
-        runs["block"] = block
-        sizes = runs.groupby(group)["block"].nunique()
-        whole = sizes[sizes == len(names)]
-        reach = runs.drop_duplicates([*group, "block"])["block"].value_counts()
-        usual = str(reach.index[0])
-        if len(whole) < reach.iloc[0] == len(sizes):
-            told = ", ".join(f"{name} {value}" for name, value in zip(varying, usual.split("/"), strict=True))
-            left = int((runs["block"] != usual).sum())
-            notes.append(f"only runs with {told}: {left} with other settings left out (--where chooses others)")
-            return runs[runs["block"] == usual].groupby(group, as_index=False)["y"].mean(), notes
-        if not len(whole):
-            raise InputError(
-                f"the table mixes {len(names)} settings of {', '.join(varying)}, and no cell has all of them: keep one, "
-                f"such as --where {varying[0]}={names[0].split('/')[0]}"
-            )
-        runs = runs.merge(whole.index.to_frame(index=False), on=group)
-        notes.append(f"each run is the average over {len(names)} settings of {', '.join(varying)}")
-        if len(whole) < len(sizes):
-            notes.append(f"{len(sizes) - len(whole)} cells without all of those: left out")
-    return runs.groupby(group, as_index=False)["y"].mean(), notes
+    found = even_out(table[kept], frame.loc[kept, group], (*SETTINGS, *others))
+    behind = kept.copy()
+    behind[kept] = found.kept
+    notes = [f"{found.note} (--where chooses others)" if found.alone else found.note] if found.note else []
+    if found.blocks > 1 and not found.alone:
+        notes = [f"each run is the average over {found.blocks} settings of {', '.join(found.names)}", *notes]
+    return frame[behind].groupby(group, as_index=False)["y"].mean(), behind, notes
 
 
 def candidates_of(

@@ -113,8 +113,22 @@ def _step(plan: Plan, step: Mapping[str, Any]) -> str:
     return (
         f"Next step up, {_AXIS[step['axis']]} to {to}: {plan.metric} {_n(abs(step['gain']))} {word} "
         f"({_n(step['low'])} to {_n(step['high'])}), {_chance(step['probability'])} of more than the "
-        f"noise, {step['cost_factor']:.2g} times the FLOPs{beyond}."
+        f"noise, {_times(step['cost_factor'])}{beyond}."
     )
+
+
+def _times(factor: float | int) -> str:
+    """A factor of the cost in words.
+
+    Example:
+        >>> _times(1.001), _times(1.013), _times(0.9), _times(2.04)
+        ('for the same FLOPs', '1% more FLOPs', '10% fewer FLOPs', '2 times the FLOPs')
+    """
+    if abs(factor - 1) < 0.005:
+        return "for the same FLOPs"
+    if factor < 1.5:
+        return f"{abs(factor - 1):.0%} {'more' if factor > 1 else 'fewer'} FLOPs"
+    return f"{factor:.2g} times the FLOPs"
 
 
 def _chance(value: float | int | None) -> str:

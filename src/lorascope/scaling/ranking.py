@@ -23,6 +23,7 @@ Array = np.ndarray
 # Runs compare where the questions and the model are the same; everything else (rank, rows, sharing ...) is what differs.
 _SAME = ("task", "model", "prompt", "length")
 SCHEMA_VERSION = 1
+TIE = 1e-9  # taus that are closer are the same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,24 +173,45 @@ def which_to_watch(ranked: Sequence[MetricRank]) -> str:
     if not ranked:
         return "No metric varies among the runs: nothing to watch."
     first = ranked[0]
+    tied = [other for other in ranked[1:] if abs(other.tau - first.tau) <= TIE]
+    best, follow = _listed([first, *tied]), "follow" if tied else "follows"
     if not math.isfinite(first.low):
-        best = f"{first.label} follows accuracy best (tau {first.tau:+.2f})"
-        return f"Too few runs to say: {best}, but {FEWEST} different settings are needed."
+        found = f"{best} {follow} accuracy best (tau {first.tau:+.2f})"
+        return f"Too few runs to say: {found}, but {FEWEST} different settings are needed."
     head = f"tau {first.tau:+.2f} with accuracy, 95 % interval {first.low:+.2f} to {first.high:+.2f}"
     if first.low <= 0:
         return (
-            f"Watch accuracy itself: {first.label} follows it best ({head}), which is not beyond chance in these runs."
+            f"Watch accuracy itself: {best} {follow} it best ({head}{', the same for all of them' if tied else ''}), which "
+            "is not beyond chance in these runs."
         )
-    close = [other.label for other in ranked[1:] if not other.behind_low > 0]
-    text = f"Watch {first.label} ({head}): {first.better} goes with more accuracy."
-    if first.chosen:
-        text += " Its direction was taken from these runs, and may be another on other tasks."
+    rest = [other for other in ranked[1:] if other not in tied]
+    close = [other for other in rest if not other.behind_low > 0]
+    if tied:
+        text = f"{best} tie: they order these runs equally well ({head}), so watch whichever is cheapest to measure."
+        for way in ("lower", "higher"):
+            some = [each for each in (first, *tied) if each.better == way]
+            if some:
+                whose = " of each" if len(some) > len(tied) else f" of {_listed(some)}"
+                text += f" A {way} value{whose} goes with more accuracy."
+    else:
+        text = f"Watch {first.label} ({head}): {first.better} goes with more accuracy."
+    if any(each.chosen for each in (first, *tied)):
+        text += " The direction was taken from these runs, and may be another on other tasks."
     if close:
-        shown = ", ".join(close[:4]) + (f" and {len(close) - 4} more" if len(close) > 4 else "")
-        text += f" These runs cannot tell it from {shown}."
-    elif len(ranked) > 1:
-        text += f" It is ahead of {ranked[1].label}, the second, beyond doubt."
+        text += f" These runs cannot tell {'them' if tied else 'it'} from {_listed(close, 'or')}."
+    elif rest:
+        text += f" {'They are' if tied else 'It is'} ahead of {rest[0].label}, the next, beyond doubt."
     return text
+
+
+def _listed(ranked: Sequence[MetricRank], word: str = "and") -> str:
+    """The labels of metrics as a list in words, the first four of many."""
+    names = [item.label for item in ranked]
+    if len(names) > 5:
+        names = [*names[:4], f"{len(names) - 4} more"]
+        word = "and"
+    comma = "; " if any("," in name for name in names) else ", "
+    return f"{comma.join(names[:-1])} {word} {names[-1]}" if len(names) > 1 else names[0]
 
 
 @dataclass(frozen=True)

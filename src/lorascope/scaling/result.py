@@ -46,6 +46,8 @@ class ScalingFit:
         residuals: Metric minus law at each run.
         data: The runs that were fitted: each axis and the metric, one value a run.
         boot: Bootstrap parameters, (n_boot, parameters) in the order of ``params``.
+        rival: Where the runs do not settle whether there is a floor: those of the other choice, (n_boot, parameters) with E
+            as the last (0 without a floor); else empty.
         seed: Seed of the bootstrap.
         settings: Further choices: loss, group, bounds.
     """
@@ -71,6 +73,7 @@ class ScalingFit:
     residuals: np.ndarray
     data: dict[str, np.ndarray]
     boot: np.ndarray
+    rival: np.ndarray
     seed: int
     settings: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
@@ -104,7 +107,11 @@ class ScalingFit:
         return float(found) if found.ndim == 0 else found
 
     def sample(self, N: Numbers | None = None, R: Numbers | None = None, D: Numbers | None = None) -> np.ndarray:
-        """The law's value under each bootstrap fit, (n_boot, ...): how uncertain the curve is (without a run's noise).
+        """The law's value under each bootstrap fit: how uncertain the curve is (without a run's noise).
+
+        Returns:
+            (fits, ...) with ``n_boot`` fits, or twice as many where the runs do not settle whether there is a floor: first
+            those of the law as reported, then those of the other choice.
 
         Raises:
             InputError: As `predict`, or the fit was made with ``n_boot=0``.
@@ -112,8 +119,11 @@ class ScalingFit:
         if not len(self.boot):
             raise InputError("this fit has no bootstrap: fit again with n_boot=200")
         x = self._places(N, R, D)
-        found = values(self.form, self.boot, x.reshape(-1, len(self.axes)))
-        return found.reshape(len(self.boot), *x.shape[:-1])
+        flat = x.reshape(-1, len(self.axes))
+        found = values(self.form, self.boot, flat)
+        if len(self.rival):
+            found = np.concatenate([found, values(Form(self.law, self.axes, True), self.rival, flat)])
+        return found.reshape(len(found), *x.shape[:-1])
 
     def predict_interval(
         self,
@@ -127,7 +137,8 @@ class ScalingFit:
         """Interval of the law's value, or of what one more run would show.
 
         Formula: percentiles of the bootstrap at Phi(-+ t sqrt(n / (n - 1))) with t of n - 1 degrees of freedom: a bootstrap
-        of n runs is that much too narrow (Hesterberg 2015), which shows where the law is extrapolated.
+        of n runs is that much too narrow (Hesterberg 2015), which shows where the law is extrapolated. Where the runs do
+        not settle whether there is a floor, the interval covers that of the law with and that without one.
 
         Args:
             N: As in `predict`.
@@ -158,7 +169,9 @@ class ScalingFit:
             scale = np.abs(flat) if self.noise == "relative" else np.ones_like(flat)
             drawn = (flat + self.sigma * scale * noise).reshape(drawn.shape)
         tail = expanded_tail(level, self.n_runs)
-        low, high = np.quantile(drawn, [tail, 1 - tail], axis=0, method="weibull")
+        parts = [drawn[: len(self.boot)], drawn[len(self.boot) :]] if len(self.rival) else [drawn]
+        ends = np.array([np.quantile(part, [tail, 1 - tail], axis=0, method="weibull") for part in parts])
+        low, high = ends[:, 0].min(axis=0), ends[:, 1].max(axis=0)
         return (float(low), float(high)) if np.ndim(low) == 0 else (low, high)
 
     def _places(self, N: Numbers | None, R: Numbers | None, D: Numbers | None) -> np.ndarray:
@@ -186,7 +199,7 @@ class ScalingFit:
                 f"{SCHEMA_VERSION}: use the version of lorascope that wrote it"
             )
         try:
-            given = {item.name: values[item.name] for item in fields(cls)}
+            given = {item.name: values[item.name] for item in fields(cls) if item.name != "rival"}
             form = Form(given["law"], tuple(given["axes"]), given["floor"])
             if given["law"] not in LAWS or set(given["params"]) != set(form.names):
                 raise ValueError("law and parameters do not go together")
@@ -197,6 +210,9 @@ class ScalingFit:
             for name in ("fitted", "residuals"):
                 given[name] = np.asarray(given[name], dtype=float)
             given["boot"] = np.asarray(given["boot"], dtype=float).reshape(-1, form.size)
+            # Files of before there was a rival have none.
+            size = Form(form.law, form.axes, True).size
+            given["rival"] = np.asarray(values.get("rival", []), dtype=float).reshape(-1, size)
             for name in ("aicc", "rmse", "r2", "sigma"):
                 given[name] = math.nan if given[name] is None else float(given[name])
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:

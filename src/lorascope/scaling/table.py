@@ -12,7 +12,7 @@ import pandas as pd
 
 from lorascope.core.errors import DataError, InputError
 from lorascope.scaling.laws import AXES
-from lorascope.scaling.settings import mixed_settings, text_column
+from lorascope.scaling.settings import even_out, mixed_settings, text_column
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,18 +106,21 @@ def as_table(table: pd.DataFrame | Mapping[str, Any] | str | Path) -> pd.DataFra
     raise InputError(f"a table of type {type(table).__name__}: give a DataFrame, a mapping of arrays or a path")
 
 
-def observe(table: pd.DataFrame, metric: str, group: str | None = None) -> Observations:
+def observe(table: pd.DataFrame, metric: str, group: str | None = None, *, pool: bool = False) -> Observations:
     """Pick the runs and numbers of one fit.
 
-    Rows that are not done, rows without a metric, and rows of the base model (R = 0) are left out and counted.
+    Rows that are not done, rows without a metric, and rows of the base model (R = 0) are left out and counted. Where a
+    setting beside N, R and D (a prompt, a task ...) varies within cells, the same rows are kept as `recommend` keeps.
 
     Args:
         table: One row a run with at least one of N, R, D, and the metric.
         metric: Name of the metric's column.
         group: Column of which runs are resampled together.
+        pool: Whether all settings are fitted together, whatever cells they were run in.
 
     Raises:
-        InputError: A column is missing or not numeric, a value is not positive, no axis varies, or too few runs remain.
+        InputError: A column is missing or not numeric, a value is not positive, no axis varies, too few runs remain, or
+            settings vary such that no cell has all of them and none is in all cells.
     """
     columns = [str(name) for name in table.columns]
     for name in {metric, *AXES} & set(columns):
@@ -157,6 +160,14 @@ def observe(table: pd.DataFrame, metric: str, group: str | None = None) -> Obser
             raise InputError(
                 f"{axis} is {worst:g} in {_rows(int(bad.sum()))}: a power law needs numbers greater than 0"
             )
+    if not pool and kept.any():
+        cells = pd.DataFrame({axis: numbers[axis][kept] for axis in axes})
+        if "seed" in columns:
+            cells["seed"] = pd.factorize(table["seed"].to_numpy()[kept])[0]
+        even = even_out(table[kept].reset_index(drop=True), cells)
+        if even.note:
+            notes.append(f"{even.note} ({'--where chooses others, ' if even.alone else ''}--pool takes all)")
+        kept[kept] = even.kept
     numbers = {name: column[kept] for name, column in numbers.items()}
     count = len(numbers[metric])
     if count < 2:

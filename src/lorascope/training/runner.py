@@ -26,11 +26,10 @@ from lorascope.adapters import (
 from lorascope.adapters.checks import fingerprints
 from lorascope.adapters.load import RECORD_FILE
 from lorascope.adapters.residual import base_weights_kept
-from lorascope.core.errors import InputError, ModelError, OutputError
-from lorascope.core.files import atomic_write_text, read_json, require_empty_dir, write_json
+from lorascope.core.errors import InputError, ModelError
+from lorascope.core.files import atomic_write_text, read_json, write_json
 from lorascope.core.provenance import collect
 from lorascope.core.seeds import preserved_random_state
-from lorascope.core.spec import load_yaml
 from lorascope.measuring import load_model_and_tokenizer, measure
 from lorascope.measuring.quantized import quantization_facts
 from lorascope.results import AdapterMeasurement, RunRecord, RunStore
@@ -49,14 +48,12 @@ from lorascope.training.card import base_model_note, model_card
 from lorascope.training.checkpoints import safetensors_fault
 from lorascope.training.costs import CostKeeper, Costs
 from lorascope.training.fit import fit
+from lorascope.training.folder import claim, tidy
 from lorascope.training.inits import attach_initialised
 from lorascope.training.lora import adapted, attach_lora
 from lorascope.training.probes import HeldOutLoss
 from lorascope.training.spec import RESIDUAL_INITS, RunSpec
 from lorascope.training.writing import explain_save_errors, remove_tree
-
-DATA_FILE = "data.json"
-"""Hashes of the data that a run was started with."""
 
 INIT_FILE = "init.json"
 """What an initialisation by data did, beside the adapter."""
@@ -108,10 +105,10 @@ def run(
     folder = Path(out_dir).resolve()
     store, name = RunStore(folder.parent), folder.name
     task = load_task(spec.task, prompt=spec.prompt, data_dir=spec.data_dir, seed=spec.seed)
-    _claim(store, name, spec, dict(task.sources), resume=resume)
+    claim(store, name, spec, dict(task.sources), resume=resume)
     if store.is_done(name):
         record = store.load(name)
-        _tidy(folder)
+        tidy(folder)
         return record
     with preserved_random_state():
         lent = model is not None
@@ -124,47 +121,8 @@ def run(
             )
         with layers_shared(model, spec.share if lent else None):
             record = _Run(spec, folder, store, model, tokenizer, task, progress, started).finish()
-    _tidy(folder)
+    tidy(folder)
     return record
-
-
-def _claim(store: RunStore, name: str, spec: RunSpec, data: dict[str, str], *, resume: bool) -> None:
-    """Make sure that the folder is ours: empty, or of the same spec on the same data."""
-    folder = store.path(name)
-    remedy = "choose another --out, or empty it"
-    asked = json.loads(json.dumps(dataclasses.asdict(spec)))
-    path = folder / "spec.yaml"
-    if not path.is_file():
-        own = (".spec.yaml.", f".{DATA_FILE}.", DATA_FILE)
-        if folder.is_dir() and all(item.name.startswith(own) for item in folder.iterdir()):
-            remove_tree(folder)  # an earlier call was interrupted while it wrote its very first file
-        require_empty_dir(folder, remedy=remedy)
-        write_json(folder / DATA_FILE, data)
-        store.write_spec(name, asked)
-        return
-    if {item.name for item in folder.iterdir()} <= {"spec.yaml", DATA_FILE}:
-        # Nothing was made yet: an earlier call ended before training, over a wrong option or row.
-        write_json(folder / DATA_FILE, data)
-        store.write_spec(name, asked)
-        return
-    if not resume:
-        require_empty_dir(folder, remedy=remedy)
-    before = read_json(folder / DATA_FILE) if (folder / DATA_FILE).is_file() else data
-    changed = [key for key in {**before, **data} if before.get(key) != data.get(key)]
-    if changed:
-        raise OutputError(f"data '{changed[0]}' changed since '{folder}' was started: {remedy}")
-    found = load_yaml(path)
-    different = [key for key in {**asked, **found} if key not in asked or asked[key] != found.get(key)]
-    if different:
-        key = different[0]
-        there, here = found.get(key), asked.get(key)
-        raise OutputError(f"'{folder}' holds another run ({key} is {there!r} there, {here!r} here): {remedy}")
-
-
-def _tidy(folder: Path) -> None:
-    """Delete what only an interrupted run needs."""
-    for name in ("checkpoints", "stages", ".adapter.tmp"):
-        remove_tree(folder / name)
 
 
 class _Run:

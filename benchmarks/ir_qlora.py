@@ -89,11 +89,11 @@ def sweep(options: argparse.Namespace) -> SweepSpec:
 
 def arm_of(row: dict[str, Any]) -> str:
     """The arm that a run belongs to; of an untrained base, its quantisation."""
-    found = {name: row[name] for name in ("quantize", "elastic") if isinstance(row[name], str)}
+    found = {name: row[name] for name in ("quantize", "elastic", "init") if isinstance(row[name], str)}
+    if found.get("init") == "default":
+        del found["init"]
     if row["R"] == 0:
         return f"untrained {found.get('quantize', 'float')}"
-    if row.get("init", "default") != "default":
-        found["init"] = row["init"]
     return next((name for name, values in ARMS.items() if values == found), json.dumps(found))
 
 

@@ -50,8 +50,8 @@ def test_degenerate_pairs() -> None:
     one = paired_difference([0.4])
     assert (one.mean, one.low, one.p, one.pairs) == (0.4, None, None, 1)
     same = paired_difference([0.2, 0.2, 0.2])
-    assert (same.t, same.p) == (None, 0.0)
-    assert same.low == pytest.approx(0.2)
+    assert (same.mean, same.low, same.high, same.t, same.p) == (pytest.approx(0.2), None, None, None, None)
+    assert verdict(same, "higher", 0.01) == "undecided"
     assert paired_difference([0.0, 0.0]).p == 1.0
     for bad in ([], [1.0, math.nan], [math.inf]):
         with pytest.raises(InputError, match="finite"):

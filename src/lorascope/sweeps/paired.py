@@ -24,7 +24,7 @@ class PairedDifference:
         low: Lower end of the interval.
         high: Upper end.
         t: Student's statistic; None where all differences are equal.
-        p: Two-sided probability of that t or a larger one if there were no difference; None with fewer than two pairs.
+        p: Two-sided probability of that t or a larger one if there were no difference; None without an interval.
         pairs: Their number.
     """
 
@@ -53,7 +53,8 @@ def paired_difference(
         seed: Of the resampling.
 
     Returns:
-        Mean and interval; a single pair has no interval.
+        Mean and interval; a single pair has none, and neither have equal differences other than 0, which accuracies of few
+        questions give: they show no spread, and that is not to say there is none.
 
     Raises:
         InputError: There is no difference, or one is not a number.
@@ -76,9 +77,14 @@ def paired_difference(
     tails = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     factor = math.sqrt(n / (n - 1)) * stats.t.ppf((1 + level) / 2, n - 1) / stats.norm.ppf((1 + level) / 2)
     error = float(data.std(ddof=1)) / math.sqrt(n)
-    # Equal differences leave rounding as their only spread.
-    t = mean / error if error > 1e-12 * max(abs(mean), 1e-300) else None
-    p = float(2 * stats.t.sf(abs(t), n - 1)) if t is not None else (1.0 if mean == 0 else 0.0)
+    if not error > 1e-12 * max(abs(mean), 1e-300):  # rounding is their only spread
+        return (
+            PairedDifference(mean, 0.0, 0.0, None, 1.0, n)
+            if mean == 0
+            else PairedDifference(mean, None, None, None, None, n)
+        )
+    t = mean / error
+    p = float(2 * stats.t.sf(abs(t), n - 1))
     return PairedDifference(
         mean, mean + factor * (float(tails[0]) - mean), mean + factor * (float(tails[1]) - mean), t, p, n
     )

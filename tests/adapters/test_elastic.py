@@ -349,6 +349,8 @@ def test_another_base_is_noticed_without_a_record(quantised, base, tmp_path):
     made = elastic(copy.deepcopy(quantised), target_modules=TARGETS)
     made.save_pretrained(tmp_path / "a")
     assert read_adapter_config(tmp_path / "a").elastic_base == "ICQ codes nf4 in blocks of 64"
+    made.add_adapter("second", ElasticLoraConfig(r=4, target_modules=TARGETS))
+    assert made.peft_config["second"].elastic_base == "ICQ codes nf4 in blocks of 64"
     here = logits(attach_adapter(copy.deepcopy(quantised), tmp_path / "a"))  # no warning: warnings are errors
     with pytest.warns(UserWarning, match="trained on ICQ codes nf4 in blocks of 64 and is used on dense weights"):
         attach_adapter(copy.deepcopy(base), tmp_path / "a")

@@ -171,6 +171,8 @@ class _Elastic:
     def update_layer(self, adapter_name: str, *args: Any, config: Any, **kwargs: Any) -> None:
         super().update_layer(adapter_name, *args, config=plain(config), **kwargs)  # type: ignore[misc]
         if getattr(config, "elastic", False):
+            untyped: Any = self
+            note_base(config, untyped.get_base_layer())
             connect(self, adapter_name, source=config.elastic_source, target=config.elastic_target)
 
 
@@ -202,6 +204,12 @@ def held_as(layer: nn.Module) -> str:
     return "dense weights" if state is None else f"bitsandbytes codes {getattr(state, 'quant_type', '')}".strip()
 
 
+def note_base(config: Any, layer: nn.Module) -> None:
+    """Let the configuration of a new adapter say how its base holds its weights; that of a saved one says so already."""
+    if config.elastic_base is None:
+        config.elastic_base = held_as(layer)
+
+
 def elastic_layer(target: nn.Module, adapter_name: str, config: Any, **kwargs: Any) -> nn.Module:
     """What PEFT calls for a new layer: PEFT's own layer, connected.
 
@@ -210,8 +218,7 @@ def elastic_layer(target: nn.Module, adapter_name: str, config: Any, **kwargs: A
     """
     inner = plain(config)
     inner._custom_modules = {k: v for k, v in (config._custom_modules or {}).items() if v is not elastic_layer} or None
-    if config.elastic_base is None:
-        config.elastic_base = held_as(target.get_base_layer() if isinstance(target, LoraLayer) else target)
+    note_base(config, target.get_base_layer() if isinstance(target, LoraLayer) else target)
     layer: nn.Module = LoraModel._create_new_module(inner, adapter_name, target, **kwargs)
     kind: Any = type(layer)
     layer.__class__ = _elastic(kind)

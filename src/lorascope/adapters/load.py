@@ -186,12 +186,13 @@ def attach_adapter(
     if missing:
         raise AdapterError(f"{wrong} [the file lacks weights for some layers of this model]")
     trained_on = getattr(config, "elastic_base", None)
-    here = held_as(next(iter(lora_layers(peft_model).values())).get_base_layer())
-    if trained_on not in (None, here) and not (record.is_file() or any_base):
-        warnings.warn(
-            f"adapter '{adapter}' was trained on {trained_on} and is used on {here}: it corrects errors of another base",
-            stacklevel=2,
-        )
+    if trained_on is not None and not (record.is_file() or any_base):
+        here = held_as(next(iter(lora_layers(peft_model).values())).get_base_layer())
+        if trained_on != here:
+            warnings.warn(
+                f"adapter '{adapter}' was trained on {trained_on} and is used on {here}: it corrects errors of another base",
+                stacklevel=2,
+            )
     weights = Path(adapter) / WEIGHTS_FILE
     if weights.is_file():
         with safe_open(str(weights), framework="pt") as file:

@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import EvaConfig, LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
 from safetensors.torch import load_file
 from torch import nn
@@ -343,6 +343,26 @@ def test_another_base_than_the_one_it_was_trained_on(quantised, base, tmp_path):
     (tmp_path / "a" / "lorascope.json").write_text(json.dumps(adapter_record(model.unload())))
     with pytest.warns(UserWarning, match="trained on ICQ nf4 .* used on weights that are not quantised"):
         attach_adapter(base, tmp_path / "a")
+
+
+def test_another_base_is_noticed_without_a_record(quantised, base, tmp_path):
+    made = elastic(copy.deepcopy(quantised), target_modules=TARGETS)
+    made.save_pretrained(tmp_path / "a")
+    assert read_adapter_config(tmp_path / "a").elastic_base == "ICQ codes nf4 in blocks of 64"
+    made.add_adapter("second", ElasticLoraConfig(r=4, target_modules=TARGETS))
+    assert made.peft_config["second"].elastic_base == "ICQ codes nf4 in blocks of 64"
+    here = logits(attach_adapter(copy.deepcopy(quantised), tmp_path / "a"))  # no warning: warnings are errors
+    with pytest.warns(UserWarning, match="trained on ICQ codes nf4 in blocks of 64 and is used on dense weights"):
+        attach_adapter(copy.deepcopy(base), tmp_path / "a")
+    attach_adapter(copy.deepcopy(base), tmp_path / "a", any_base=True)
+    fold_adapter(tmp_path / "a", tmp_path / "f")
+    assert "elastic" not in (tmp_path / "f" / "adapter_config.json").read_text()
+    torch.testing.assert_close(logits(attach_adapter(quantised, tmp_path / "f")), here, rtol=0, atol=1e-5)
+
+
+def test_a_start_that_peft_writes_past_the_connection_is_refused():
+    with pytest.raises(AdapterError, match="'eva' would leave the factors"):
+        ElasticLoraConfig(r=4, init_lora_weights="eva", eva_config=EvaConfig())
 
 
 def test_fused_experts_are_refused():

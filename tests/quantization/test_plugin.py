@@ -18,6 +18,8 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     BitsAndBytesConfig,
+    SiglipVisionConfig,
+    SiglipVisionModel,
     Trainer,
     TrainingArguments,
 )
@@ -279,6 +281,60 @@ def test_layers_that_are_named_stay_dense(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=config)
     assert len(icq_layers(model)) == 12
     assert isinstance(model.model.layers[0].mlp.down_proj, nn.Linear)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("named", [["down_proj"], []])
+def test_the_head_stays_dense_whatever_is_named(tied, named, tmp_path):
+    config = AutoConfig.for_model("llama", **GROUPED, tie_word_embeddings=tied)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "dense")
+    quantise = ICQConfig(n=1, modules_to_not_convert=named)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "dense", quantization_config=quantise)
+    assert len(icq_layers(model)) == 14 - 2 * len(named)
+    assert isinstance(model.lm_head, nn.Linear)
+    model.save_pretrained(tmp_path / "q")
+    assert torch.equal(
+        outputs(AutoModelForCausalLM.from_pretrained(tmp_path / "q").eval(), "llama"), outputs(model.eval(), "llama")
+    )
+
+
+def test_a_name_that_no_layer_has_is_refused(tmp_path):
+    build("llama", tmp_path)
+    with pytest.raises(InputError, match="names 'down_prj', and no layer"):
+        AutoModelForCausalLM.from_pretrained(
+            tmp_path, quantization_config=ICQConfig(n=1, modules_to_not_convert=["down_prj"])
+        )
+
+
+def test_attention_of_torch_keeps_its_weights(tmp_path):
+    options = {k: v for k, v in SMALL.items() if k not in ("vocab_size", "max_position_embeddings")}
+    config = SiglipVisionConfig(**options, image_size=8, patch_size=4)
+    SiglipVisionModel(config).save_pretrained(tmp_path)
+    model = SiglipVisionModel.from_pretrained(tmp_path, quantization_config=ICQConfig(n=1)).eval()
+    assert not any(".attention.out_proj" in name for name in icq_layers(model)) and len(icq_layers(model)) == 13
+    assert torch.isfinite(model(pixel_values=torch.ones(1, 3, 8, 8)).pooler_output).all()
+
+
+def test_layers_on_the_disk_are_refused(tmp_path):
+    build("llama", tmp_path / "dense")
+    where = {"model.layers.1": "disk", "model.layers.0": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
+    where |= {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu"}
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "dense", quantization_config=ICQConfig(n=1))
+    model.save_pretrained(tmp_path / "q")
+    with pytest.raises(ModelError, match="device_map without 'disk'"):
+        AutoModelForCausalLM.from_pretrained(tmp_path / "q", device_map=where, offload_folder=str(tmp_path / "off"))
+
+
+@pytest.mark.parametrize("init", ["orthogonal", "gaussian"])
+def test_starts_that_leave_the_base_alone(init, tmp_path):
+    build("llama", tmp_path)
+    base = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=ICQConfig(n=1)).eval()
+    before = outputs(base, "llama")
+    config = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=init)
+    model = get_peft_model(base, support_quantised(config)).eval()
+    torch.testing.assert_close(outputs(model, "llama"), before, rtol=0, atol=1e-5)
+    factors = [p for name, p in model.named_parameters() if "lora_A" in name]
+    assert all(p.requires_grad and p.dtype == torch.float32 and bool(p.any()) for p in factors)
 
 
 def test_a_weight_with_nan_is_refused(tmp_path):

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from peft.tuners.lora import LoraModel
+from peft.tuners.lora import LoraLayer, LoraModel
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lorascope.core.errors import AdapterError
+from lorascope.quantization import IcqLinear
 
 
 def add_pooling(weight: Float[Tensor, "out inp"], beta: Float[Tensor, ...]) -> Float[Tensor, "out inp"]:
@@ -170,6 +171,8 @@ class _Elastic:
     def update_layer(self, adapter_name: str, *args: Any, config: Any, **kwargs: Any) -> None:
         super().update_layer(adapter_name, *args, config=plain(config), **kwargs)  # type: ignore[misc]
         if getattr(config, "elastic", False):
+            untyped: Any = self
+            note_base(config, untyped.get_base_layer())
             connect(self, adapter_name, source=config.elastic_source, target=config.elastic_target)
 
 
@@ -187,6 +190,26 @@ def _elastic(kind: Any) -> type:
     return kind if issubclass(kind, _Elastic) else type(f"Elastic{kind.__name__}", (_Elastic, kind), {})
 
 
+def held_as(layer: nn.Module) -> str:
+    """How a base layer holds its weight, in a few words.
+
+    Example:
+        >>> held_as(nn.Linear(2, 2))
+        'dense weights'
+    """
+    if isinstance(layer, IcqLinear):
+        shift = "ICQ" if layer.shifted else "plain"
+        return f"{shift} codes {layer.codebook_kind}{layer.bits} in blocks of {layer.block_size}"
+    state: Any = getattr(getattr(layer, "weight", None), "quant_state", None)
+    return "dense weights" if state is None else f"bitsandbytes codes {getattr(state, 'quant_type', '')}".strip()
+
+
+def note_base(config: Any, layer: nn.Module) -> None:
+    """Let the configuration of a new adapter say how its base holds its weights; that of a saved one says so already."""
+    if config.elastic_base is None:
+        config.elastic_base = held_as(layer)
+
+
 def elastic_layer(target: nn.Module, adapter_name: str, config: Any, **kwargs: Any) -> nn.Module:
     """What PEFT calls for a new layer: PEFT's own layer, connected.
 
@@ -195,6 +218,7 @@ def elastic_layer(target: nn.Module, adapter_name: str, config: Any, **kwargs: A
     """
     inner = plain(config)
     inner._custom_modules = {k: v for k, v in (config._custom_modules or {}).items() if v is not elastic_layer} or None
+    note_base(config, target.get_base_layer() if isinstance(target, LoraLayer) else target)
     layer: nn.Module = LoraModel._create_new_module(inner, adapter_name, target, **kwargs)
     kind: Any = type(layer)
     layer.__class__ = _elastic(kind)

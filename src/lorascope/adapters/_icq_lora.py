@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import torch
 from peft import LoraConfig
 from peft.tuners.lora.layer import Linear
 from torch import nn
@@ -31,6 +33,14 @@ class IcqLora(Linear):  # type: ignore[misc]
         """
         _check(config)
         super().update_layer(adapter_name, *args, config=config, **kwargs)
+
+    def orthogonal_init(self, adapter_name: str) -> None:
+        """PEFT's orthogonal start, which takes the type of the factors from the base weight: here that is of codes."""
+        base: Any = self.get_base_layer()
+        typed = SimpleNamespace(weight=torch.empty(0, dtype=base.compute_dtype))
+        names = ("r", "in_features", "out_features", "lora_A", "lora_B")
+        parts = {name: getattr(self, name) for name in names}
+        Linear.orthogonal_init(SimpleNamespace(get_base_layer=lambda: typed, **parts), adapter_name)
 
     def merge(self, *args: Any, **kwargs: Any) -> None:
         """Refused: codes of a few bits cannot hold the update.

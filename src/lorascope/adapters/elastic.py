@@ -39,9 +39,11 @@ class ElasticLoraConfig(LoraConfig):  # type: ignore[misc]
         elastic: Whether there are connections at all.
         elastic_source: Whether U1 has one.
         elastic_target: Whether U2 has one.
+        elastic_base: How the first layer under the adapter holds its weight; set when the adapter is made, so that
+            `lorascope.attach_adapter` can warn of another base.
 
     Raises:
-        AdapterError: Fused parameters are targeted.
+        AdapterError: Fused parameters are targeted, or the start is EVA.
 
     Example:
         >>> config = ElasticLoraConfig(r=8, target_modules=["q_proj"])
@@ -55,6 +57,7 @@ class ElasticLoraConfig(LoraConfig):  # type: ignore[misc]
     elastic: bool = field(default=True, metadata={"is_lora_variant": True})
     elastic_source: bool = True
     elastic_target: bool = True
+    elastic_base: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,6 +66,11 @@ class ElasticLoraConfig(LoraConfig):  # type: ignore[misc]
                 raise AdapterError(
                     f"an elastic connection needs layers, not parameters ({', '.join(self.target_parameters)}): "
                     "leave out target_parameters"
+                )
+            if self.init_lora_weights == "eva":
+                raise AdapterError(
+                    "init_lora_weights 'eva' would leave the factors as they are, as PEFT writes past the connections: "
+                    "take another start, or elastic=False"
                 )
             self._register_custom_module({nn.Module: elastic_layer})  # the first that fits is taken: before that of ICQ
             support_quantised(self)

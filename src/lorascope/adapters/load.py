@@ -16,7 +16,9 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
+from lorascope.adapters._elastic import held_as
 from lorascope.adapters._icq_lora import support_quantised
+from lorascope.adapters._peft import lora_layers
 from lorascope.adapters.checks import fingerprints
 from lorascope.adapters.elastic import ELASTIC_TYPE, ElasticLoraConfig
 from lorascope.adapters.sharing import sharing_of
@@ -183,6 +185,14 @@ def attach_adapter(
     missing = [str(w.message) for w in caught if "missing adapter keys" in str(w.message)]
     if missing:
         raise AdapterError(f"{wrong} [the file lacks weights for some layers of this model]")
+    trained_on = getattr(config, "elastic_base", None)
+    if trained_on is not None and not (record.is_file() or any_base):
+        here = held_as(next(iter(lora_layers(peft_model).values())).get_base_layer())
+        if trained_on != here:
+            warnings.warn(
+                f"adapter '{adapter}' was trained on {trained_on} and is used on {here}: it corrects errors of another base",
+                stacklevel=2,
+            )
     weights = Path(adapter) / WEIGHTS_FILE
     if weights.is_file():
         with safe_open(str(weights), framework="pt") as file:

@@ -30,7 +30,7 @@ def quantize_command(
     double_quant: Annotated[bool, typer.Option(help="Keep scales and shifts in 8 bits.")] = True,
     group_size: Annotated[int, typer.Option(help="Blocks that share a float then.")] = 256,
     skip: Annotated[
-        str | None, typer.Option(help="Names of layers to leave dense, with commas. \\[default: the output head]")
+        str | None, typer.Option(help="Names of layers to leave dense beside the output head, with commas.")
     ] = None,
     dtype: Annotated[
         str, typer.Option(help="Type of what stays dense: auto (as saved), float32, bfloat16 or float16.")

@@ -65,8 +65,8 @@ def codebook(kind: str, bits: int) -> Float[Tensor, " levels"]:
     """
     if kind not in CODEBOOKS:
         raise InputError(f"unknown code book '{kind}': choose from {', '.join(CODEBOOKS)}")
-    if isinstance(bits, bool) or bits not in _NORMAL:
-        raise InputError(f"bits {bits} is not supported: choose from {', '.join(map(str, BITS))}")
+    if isinstance(bits, bool) or not isinstance(bits, int) or bits not in _NORMAL:
+        raise InputError(f"bits {bits!r} is not supported: choose from {', '.join(map(str, BITS))}")
     if kind == "nf":
         return torch.tensor(_NORMAL[bits], dtype=torch.float32)
     return torch.linspace(-1.0, 1.0, 2**bits, dtype=torch.float32)

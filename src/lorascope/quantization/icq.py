@@ -25,6 +25,9 @@ SEARCHES = ("shift", "scale")
 _ENTRIES = {"cpu": 2**18, "cuda": 2**23}
 # Sums of weights beyond this would overflow in float32.
 _LARGEST = 1e37
+# A window of so many times a block's largest magnitude is no window any more; wider ones would overflow.
+_WIDEST = 1000.0
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +159,8 @@ def quantize_icq(
         Codes, shifts, scales and entropies, on the device of the weight.
 
     Raises:
-        InputError: The weight is empty, not floating point, or holds NaN or infinity; an option is out of range.
+        InputError: The weight is empty, no dense tensor of floating point, or holds NaN or infinity; an option is out of
+            range.
 
     Example:
         >>> weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
@@ -299,8 +303,8 @@ def check_options(
     for name, value, least in (("block_size", block_size, 2), ("n", n, 0), ("group_size", group_size, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InputError(f"{name} {value} must be a whole number of at least {least}")
-    if isinstance(lam, bool) or not isinstance(lam, int | float) or not (math.isfinite(lam) and lam > 0):
-        raise InputError(f"lam {lam} must be a number above 0")
+    if isinstance(lam, bool) or not isinstance(lam, int | float) or not 0 < lam <= _WIDEST:
+        raise InputError(f"lam {lam} must be a number above 0 and at most {_WIDEST:g}")
     if not isinstance(double_quant, bool):
         raise InputError(f"double_quant {double_quant} must be True or False")
     for kind, given, known in (("objective", objective, OBJECTIVES), ("search", search, SEARCHES)):
@@ -313,10 +317,17 @@ def check_options(
 
 
 def _check_weight(weight: Tensor) -> None:
-    if not weight.is_floating_point():
+    given: object = weight
+    if not isinstance(given, Tensor):
+        raise InputError(f"weight is a {type(given).__name__}: give a tensor of torch")
+    if weight.dtype not in _DTYPES:
         raise InputError(
-            f"weight has type {str(weight.dtype).removeprefix('torch.')}: only floating point can be quantised"
+            f"weight has type {str(weight.dtype).removeprefix('torch.')}: only floating point of 16, 32 or 64 bits can be "
+            "quantised"
         )
+    if weight.is_meta or weight.layout != torch.strided:
+        kind = "on the meta device" if weight.is_meta else "sparse"
+        raise InputError(f"weight is {kind}: give a dense tensor that is in memory")
     if weight.numel() == 0:
         raise InputError(f"weight of shape {tuple(weight.shape)} is empty: there is nothing to quantise")
     low, high = (float(x) for x in torch.aminmax(weight.detach()))

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers import PreTrainedModel
 from transformers.core_model_loading import ConversionOps
 from transformers.pytorch_utils import Conv1D
@@ -57,7 +58,7 @@ class ICQConfig(QuantizationConfigMixin):
         search: ``"shift"`` or, for integers, ``"scale"``.
         double_quant: Keep scales and shifts in 8 bits.
         group_size: Blocks that share a float then.
-        modules_to_not_convert: Layers to leave alone, as transformers names them; None leaves the output head.
+        modules_to_not_convert: Layers to leave alone, as transformers names them, beside the output head, which always is.
 
     Raises:
         InputError: A value is out of range.
@@ -140,15 +141,26 @@ class IcqQuantizer(HfQuantizer):
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         config = self.quantization_config
         wide = list(model._keep_in_fp32_modules or [])
-        named = self.get_modules_to_not_convert(model, config.modules_to_not_convert, wide)
+        given = config.modules_to_not_convert or []
+        for key in [] if self.pre_quantized else given:
+            if all(should_convert_module(name, [key]) for name, _ in model.named_modules()):
+                raise InputError(f"modules_to_not_convert names '{key}', and no layer of this model is called so")
+        # A head may share its weight with the embedding, which cannot be codes.
+        named = self.get_modules_to_not_convert(model, given, wide, add_default_skips=True)
         # Of a classifier's head transformers names the bias alone.
         skip = [key.removesuffix(".weight").removesuffix(".bias") for key in named]
         for name, module in list(model.named_modules()):
-            if isinstance(module, nn.Linear | Conv1D) and not is_router(name) and should_convert_module(name, skip):
+            if is_quantizable(name, module) and should_convert_module(name, skip):
                 model.set_submodule(name, _empty_like(module, config))
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         layers = icq_layers(model)
+        for name, layer in layers.items():
+            if layer.weight.is_meta:
+                raise ModelError(
+                    f"quantised layer '{name}' was put on the disk, from where it cannot work: "
+                    "give a device_map without 'disk'"
+                )
         if self.pre_quantized:
             _check_whole(layers)
         for name, layer in layers.items():
@@ -222,6 +234,12 @@ class _Quantize(ConversionOps):
 def is_router(name: str) -> bool:
     """Whether a layer decides which expert a token goes to."""
     return name.rpartition(".")[2] in ("gate", "router") or ".router." in name
+
+
+def is_quantizable(name: str, module: nn.Module) -> bool:
+    """Whether a layer can hold codes: linear, no router, and not inside `nn.MultiheadAttention`, which reads its weight."""
+    linear = isinstance(module, nn.Linear | Conv1D) and not isinstance(module, NonDynamicallyQuantizableLinear)
+    return linear and not is_router(name)
 
 
 def _empty_like(module: nn.Linear | Conv1D, config: ICQConfig) -> IcqLinear:

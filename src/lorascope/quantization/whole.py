@@ -25,7 +25,7 @@ from lorascope.core.files import explain_write_errors, read_json, require_empty_
 from lorascope.core.provenance import collect
 from lorascope.quantization.icq import IcqTensor, quantize_icq
 from lorascope.quantization.linear import IcqLinear
-from lorascope.quantization.plugin import ICQConfig, icq_layers, is_router, watch_quantization
+from lorascope.quantization.plugin import ICQConfig, icq_layers, is_quantizable, watch_quantization
 
 SCHEMA_VERSION = 1
 REPORT_NAME = "quantization.json"
@@ -266,8 +266,9 @@ def quantizable_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     untyped: Any = model
     head = untyped.get_output_embeddings()
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | Conv1D) and module is not head and not is_router(name):
-            yield name, module.weight.detach().T if isinstance(module, Conv1D) else module.weight.detach()
+        if module is not head and is_quantizable(name, module):
+            weight: Tensor = module.get_parameter("weight").detach()
+            yield name, weight.T if isinstance(module, Conv1D) else weight
 
 
 def _save_companion(source: str, folder: Path) -> None:

@@ -86,8 +86,9 @@ def lora_config(model: nn.Module, spec: RunSpec, *, rank: int | None = None) -> 
                 f"fused experts ({', '.join(experts)}) have no elastic connections: leave out elastic, or name the "
                 "target_modules"
             )
-        ends = {"elastic_source": spec.elastic != "u2", "elastic_target": spec.elastic != "u1"}
-        kind = functools.partial(ElasticLoraConfig, **ends)
+        kind = functools.partial(
+            ElasticLoraConfig, elastic_source=spec.elastic != "u2", elastic_target=spec.elastic != "u1"
+        )
     config = kind(
         task_type=TaskType.CAUSAL_LM,
         r=spec.rank if rank is None else rank,

@@ -86,7 +86,7 @@ def test_data_that_is_none_is_refused(data: object) -> None:
         ({"components": "mean"}, "components='mean'"),
         ({"noise": 0.0}, "noise=0.0"),
         ({"joint_dim": 1}, "joint_dim=1"),
-        ({"seed": None}, "seed=None: give a whole number"),
+        ({"seed": True}, "seed=True: give a whole number"),
         ({"batch_size": True}, "batch_size=True"),
     ],
 )

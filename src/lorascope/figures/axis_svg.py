@@ -113,13 +113,13 @@ def _panel(
 
 
 def ticks_between(low: float, high: float) -> list[float]:
-    """Three to six round numbers that span an interval.
+    """Four to seven round numbers or so that span an interval.
 
     Example:
         >>> ticks_between(0.31, 0.58)
-        [0.3, 0.4, 0.5, 0.6]
+        [0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6]
         >>> ticks_between(2.0, 2.0)
-        [1.0, 2.0, 3.0]
+        [1.0, 1.5, 2.0, 2.5, 3.0]
     """
     if high - low <= 1e-12 * max(abs(low), abs(high)):
         low, high = low - max(abs(low) / 2, 1e-12), high + max(abs(high) / 2, 1e-12)

@@ -45,6 +45,7 @@ def keep_pretrained(most: int = 1) -> Iterator[None]:
         most: Stages kept, the newest; each takes the memory of its sequences.
 
     Example:
+        >>> from lorascope.simulation import simulate_pipeline
         >>> common = {"alpha": 1.0, "tokens": 1, "kappa0": 1.0, "noise": 0.5, "ridge": 0.1, "dim": 8, "seeds": 1}
         >>> with keep_pretrained():
         ...     points = [simulate_pipeline(**common, alpha_finetune=a, ridge_finetune=0.5)[0] for a in (2.0, 4.0)]

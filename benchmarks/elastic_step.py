@@ -33,16 +33,16 @@ Pair = tuple[Callable[[], None], Callable[[], None]]
 NAMES = ("plain", "elastic", "folded")
 
 
-def adapters(rank: int, quantize: str | None) -> tuple[PeftModel, float]:
+def adapters(rank: int, quantize: str | None, device: str) -> tuple[PeftModel, float]:
     """A model with the three adapters, and the largest difference of logits that folding made."""
     generator = torch.Generator().manual_seed(1)
-    base, _ = load_model_and_tokenizer("smollm2", quantize=quantize)
+    base, _ = load_model_and_tokenizer("smollm2", quantize=quantize, device=device)
     model = attach_lora(base, RunSpec(rank=rank, elastic="both", quantize=quantize))
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             scale = 0.1 if name.endswith("beta") else 0.01
-            parameter.data.add_(scale * torch.randn(parameter.shape, generator=generator))
-    ids = torch.randint(0, 40_000, (4, 25), generator=generator)
+            parameter.data.add_(scale * torch.randn(parameter.shape, generator=generator).to(device))
+    ids = torch.randint(0, 40_000, (4, 25), generator=generator).to(device)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         model.save_pretrained(f"{folder}/elastic")
         fold_adapter(f"{folder}/elastic", f"{folder}/folded")
@@ -63,8 +63,12 @@ def timed(rounds: int, run: Callable[[str], Pair]) -> dict[str, list[tuple[float
         for name in NAMES[:: 1 if index % 2 else -1]:
             prepare, work = run(name)
             prepare()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             wall, cpu = time.perf_counter(), time.process_time()
             work()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             spent = time.perf_counter() - wall, time.process_time() - cpu
             if index > 1:  # the first two rounds warm up
                 found[name].append(spent)
@@ -92,13 +96,14 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--rows", type=int, nargs="+", default=[16, 2], help="rows of 25 tokens a step")
     parser.add_argument("--quantize", help="of the base, such as icq-nf4; by default dense")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
-    model, off = adapters(options.rank, options.quantize)
+    model, off = adapters(options.rank, options.quantize, options.device)
     connected = len(betas(model))
     tables = []
     for rows in options.rows:
-        ids = torch.randint(0, 40_000, (rows, 25), generator=torch.Generator().manual_seed(0))
+        ids = torch.randint(0, 40_000, (rows, 25), generator=torch.Generator().manual_seed(0)).to(options.device)
         optimizers = {}
         for name in NAMES:
             model.set_adapter(name)
@@ -133,11 +138,12 @@ def main() -> None:
             tables.append((f"{title}, {rows} rows of 25 tokens", summary(timed(options.rounds, run))))
             print(tables[-1], flush=True)
     target = {name: tables[0][1][name]["clock_ratio"] for name in NAMES}
+    where = f"{torch.get_num_threads()} threads" if options.device == "cpu" else f"one {torch.cuda.get_device_name()}"
     lines = [
         "# What the elastic connection costs",
         "",
         f"SmolLM2-135M ({options.quantize or 'dense'}), rank {options.rank} on all dense layers, {connected} connections, "
-        f"{torch.get_num_threads()} threads, float32. Three adapters on one model take turns, {options.rounds} rounds after "
+        f"{where}, float32. Three adapters on one model take turns, {options.rounds} rounds after "
         "two to warm up; ratios are to plain LoRA in the same round (median, and quartiles in brackets).",
         "",
         f"A training step with the elastic connection takes **{target['elastic']:.3f} times** that of plain LoRA (wanted: "

@@ -22,13 +22,13 @@ from typing import Any
 VARIANTS = ("dense", "nf4", "icq")
 
 
-def load(variant: str, source: str) -> Any:
+def load(variant: str, source: str, device: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     import lorascope.quantization  # noqa: F401  makes the method known
 
-    options: dict[str, Any] = {"dtype": torch.float32}
+    options: dict[str, Any] = {"dtype": torch.float32, "device_map": {"": device}}
     if variant == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -39,7 +39,9 @@ def load(variant: str, source: str) -> Any:
     return AutoModelForCausalLM.from_pretrained(source, **options)
 
 
-def train(variant: str, source: str, batch: int, length: int, steps: int, checkpointing: bool) -> dict[str, float]:
+def train(
+    variant: str, source: str, batch: int, length: int, steps: int, checkpointing: bool, device: str
+) -> dict[str, float]:
     import gc
 
     import psutil
@@ -51,10 +53,14 @@ def train(variant: str, source: str, batch: int, length: int, steps: int, checkp
 
     torch.manual_seed(0)
     process = psutil.Process()
-    torch.ones(4, 4) @ torch.ones(4, 4)
+
+    def memory() -> float:
+        return (torch.cuda.memory_allocated() if device == "cuda" else process.memory_info().rss) / 2**20
+
+    _ = torch.ones(4, 4, device=device) @ torch.ones(4, 4, device=device)
     gc.collect()
-    before = process.memory_info().rss / 2**20
-    model = load(variant, source)
+    before = memory()
+    model = load(variant, source, device)
     names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     config = support_quantised(LoraConfig(r=16, lora_alpha=16, target_modules=names))
     model = get_peft_model(model, config)
@@ -64,16 +70,18 @@ def train(variant: str, source: str, batch: int, length: int, steps: int, checkp
     model.train()
     stored = weights_mib(model)
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
-    ids = torch.randint(0, 1000, (batch, length), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(0, 1000, (batch, length), generator=torch.Generator().manual_seed(0)).to(device)
     gc.collect()
-    there = process.memory_info().rss / 2**20
+    there = memory()
     times = []
-    with PeakMemory() as peak:
+    with PeakMemory(torch.device(device)) as peak:
         for _ in range(steps):
             start = time.perf_counter()
             model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
             optimiser.step()
             optimiser.zero_grad()
+            if device == "cuda":
+                torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
     return {
         "tensors": stored,
@@ -115,6 +123,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--write", type=Path)
     parser.add_argument("--only", choices=[*VARIANTS, "quantise"])
     parser.add_argument("--folder")
@@ -128,9 +137,8 @@ def main() -> None:
         return
     if options.only:
         given = options.folder or source
-        print(
-            json.dumps(train(options.only, given, options.batch, options.length, options.steps, options.checkpointing))
-        )
+        sizes = (options.batch, options.length, options.steps)
+        print(json.dumps(train(options.only, given, *sizes, options.checkpointing, options.device)))
         return
 
     from lorascope.core.files import atomic_write_text
@@ -138,13 +146,14 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         loading = in_a_process("--only", "quantise", "--model", options.model, "--folder", folder)
+        place = "the process" if options.device == "cpu" else "tensors on the GPU"
         sizes = ("--batch", options.batch, "--length", options.length, "--steps", options.steps)
         lines = [
             "# Memory of training on a quantised base",
             "",
             f"`{options.model}` in float32 with LoRA of rank 16 on all linear layers, {options.batch} rows of "
-            f"{options.length} tokens, {options.steps} steps of AdamW. MiB of the process above what it had after its "
-            "imports. Seconds are the median step.",
+            f"{options.length} tokens, {options.steps} steps of AdamW. MiB of {place} above what it had after its imports. "
+            "Seconds are the median step.",
             "",
             "| base | checkpointing | all tensors | model there | most in a step | against NF4 | rise in a step "
             "| seconds a step |",
@@ -155,7 +164,9 @@ def main() -> None:
             for variant in VARIANTS:
                 extra = ["--folder", folder] if variant == "icq" else []
                 extra += ["--checkpointing"] if checkpointing else []
-                found[variant] = in_a_process("--only", variant, "--model", options.model, *sizes, *extra)
+                found[variant] = in_a_process(
+                    "--only", variant, "--model", options.model, *sizes, "--device", options.device, *extra
+                )
             for variant, row in found.items():
                 lines.append(
                     f"| {variant} | {'yes' if checkpointing else 'no'} | {row['tensors']:.0f} | {row['loaded']:.0f} | "

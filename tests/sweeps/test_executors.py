@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -77,6 +78,15 @@ def test_gpus_go_round(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert [args[5] for args in started] == ["3", "5", "3", "5"]
     for _, _, pipe in executor._running.values():
         pipe.close()
+
+
+def test_the_server_opens_no_gpu() -> None:
+    """Importing PEFT imports bitsandbytes, which opens a context on each GPU; a cell forked from there could use none."""
+    code = (
+        "import sys, torch; torch.cuda.is_available = lambda: True; import lorascope.sweeps.preload; "
+        "sys.exit('bitsandbytes' in sys.modules or 'peft' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_cells_get_their_share_of_the_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

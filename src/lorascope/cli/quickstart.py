@@ -47,6 +47,7 @@ def quickstart_command(
 
     from lorascope.cli._console import comparison, say_warnings
     from lorascope.measuring import load_model_and_tokenizer
+    from lorascope.measuring.processes import device
     from lorascope.report import write_report
     from lorascope.results import RunRecord, RunStore
     from lorascope.training import RunSpec, run
@@ -78,7 +79,7 @@ def quickstart_command(
         else:
             console.print(f"[bold]{name}[/bold] ({len(records) + 1} of {len(rank_list) + 1})")
             if base_model is None:
-                base_model, tokenizer = load_model_and_tokenizer(model)
+                base_model, tokenizer = load_model_and_tokenizer(model, device=device())
         records.append(run(spec, store.path(name), model=base_model, tokenizer=tokenizer, progress=progress))
     report = write_report(records, out / "report.html", title=f"What LoRA learned on {task}")
     console.print(comparison(records, title=f"{model} on {task}: {questions} questions, {steps} steps, seed {seed}"))

@@ -87,8 +87,9 @@ def select_command(
         if METHODS[method].labels:
             rows.require_labels(method)
         from lorascope.measuring import load_model_and_tokenizer
+        from lorascope.measuring.processes import device
 
-        base, tokenizer = load_model_and_tokenizer(model)
+        base, tokenizer = load_model_and_tokenizer(model, device=device())
         loaded = base
         if adapter is not None:
             from lorascope.adapters import attach_adapter

@@ -25,10 +25,10 @@ def is_main_process() -> bool:
 
 
 def device() -> torch.device:
-    """Where this process should put its model."""
+    """Where this process should put its model: the accelerator if there is one that computes in float64, as sums need."""
     group = processes()
     if group is not None:
         return torch.device(group.device)
     # A CUDA build names its accelerator also where there is no driver.
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return found or torch.device("cpu")
+    return torch.device("cpu") if found is None or found.type == "mps" else found

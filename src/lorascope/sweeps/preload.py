@@ -1,5 +1,8 @@
 """What every cell needs and takes seconds to import; the server of `LocalExecutor` imports this once.
 
+PEFT imports bitsandbytes, which asks each GPU what it can do and so opens a context, and no context outlives a fork. Where
+there is a GPU, cells share torch alone and import the rest themselves.
+
 Frozen objects are left alone by the garbage collector of every cell, which would otherwise walk through all of torch and
 copy the memory that the processes share.
 """
@@ -9,6 +12,9 @@ from __future__ import annotations
 import gc
 import importlib
 
-importlib.import_module("lorascope.sweeps.worker")
+import torch
+
+if not torch.cuda.is_available():
+    importlib.import_module("lorascope.sweeps.worker")
 gc.collect()
 gc.freeze()

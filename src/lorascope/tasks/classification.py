@@ -67,7 +67,7 @@ class LabelledTask:
 
     name: str
     kind: str
-    splits: Mapping[str, tuple[LabelledRow, ...]]
+    splits: Mapping[str, tuple[LabelledRow, ...]] = field(repr=False)
     sources: Mapping[str, str] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -70,7 +70,7 @@ class Task:
 
     name: str
     kind: Kind
-    splits: Mapping[str, tuple[Row, ...]]
+    splits: Mapping[str, tuple[Row, ...]] = field(repr=False)
     prompt: str = "main"
     style: Style = "question"
     seed: int = 0

@@ -18,6 +18,7 @@ from lorascope.adapters.elastic import betas
 from lorascope.adapters.residual import save_residual
 from lorascope.core.errors import InputError, unknown_name
 from lorascope.core.seeds import preserved_random_state
+from lorascope.measuring.processes import device
 from lorascope.training.checkpoints import find_resume
 from lorascope.training.observers import Interrupt, LossHistory, Progress, quiet_transformers
 from lorascope.training.spec import RunSpec
@@ -100,6 +101,7 @@ def training_arguments(spec: RunSpec, rows: int, folder: Path) -> TrainingArgume
         remove_unused_columns=False,
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=device().type == "cpu",
     )
     if args.n_gpu > 1:
         args._n_gpu = 1  # one device: DataParallel would multiply the batch size

@@ -31,6 +31,7 @@ from lorascope.core.files import atomic_write_text, read_json, write_json
 from lorascope.core.provenance import collect
 from lorascope.core.seeds import preserved_random_state
 from lorascope.measuring import load_model_and_tokenizer, measure
+from lorascope.measuring.processes import device
 from lorascope.measuring.quantized import quantization_facts
 from lorascope.results import AdapterMeasurement, RunRecord, RunStore
 from lorascope.tasks import (
@@ -113,7 +114,9 @@ def run(
     with preserved_random_state():
         lent = model is not None
         if model is None or tokenizer is None:
-            model, tokenizer = load_model_and_tokenizer(spec.model, share=spec.share, quantize=spec.quantize)
+            model, tokenizer = load_model_and_tokenizer(
+                spec.model, device=device(), share=spec.share, quantize=spec.quantize
+            )
         elif spec.quantize is not None and quantization_of(model) is None:
             raise InputError(
                 f"quantize '{spec.quantize}' is asked for, and the model given is dense: load it with "

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 
 from lorascope.core.errors import InputError
-from lorascope.quantization import code_entropy_bits, codebook, icq, quantize_icq
+from lorascope.quantization import code_entropy_bits, codebook, compiled, icq, quantize_icq
 from lorascope.quantization.codebooks import borders
 from lorascope.quantization.events import best_shift
 from lorascope.quantization.packing import pack, packed_size, unpack
@@ -134,6 +134,8 @@ def test_passing_of_borders_finds_what_trying_every_candidate_finds(bits, kind, 
     scale = torch.maximum(high - shift, shift - low)
     candidates = Candidates(ordered, shift, scale, torch.ones_like(shift, dtype=torch.bool), values, borders(values))
     (quick, quick_codes), (listed, listed_codes) = (f(candidates, objective) for f in (best_shift, best_listed))
+    for same, as_before in zip(compiled.best_shift(candidates, objective), (quick, quick_codes), strict=True):
+        assert torch.equal(same, as_before)
     row = torch.arange(6)
     codes = [
         torch.searchsorted(code_borders(shift[row, best], scale[row, best], borders(values)), rows)
@@ -149,6 +151,20 @@ def test_passing_of_borders_finds_what_trying_every_candidate_finds(bits, kind, 
     if objective == "entropy":
         torch.testing.assert_close(*entropies, rtol=0, atol=1e-12)
     torch.testing.assert_close(*errors, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"double_quant": False}, {"objective": "mse"}, {"bits": 2, "codebook_kind": "int"}]
+)
+def test_the_compiled_search_gives_the_same_codes(options, monkeypatch):
+    weight = torch.cat([gaussian(90, 100), gaussian(10, 100, seed=1) ** 3, torch.ones(3, 100)])
+    found = []
+    for least in (math.inf, 0):
+        monkeypatch.setattr(compiled, "_PAYS_BACK", least)
+        found.append(quantize_icq(weight, **options))
+    assert torch.equal(found[0].codes, found[1].codes)
+    assert torch.equal(found[0].dequantize(), found[1].dequantize())
+    assert torch.equal(found[0].block_entropy_bits, found[1].block_entropy_bits)
 
 
 def test_blocks_are_searched_alike_whatever_blocks_are_beside_them(monkeypatch):

@@ -13,8 +13,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lorascope.core.errors import InputError, unknown_name
+from lorascope.quantization import compiled, events
 from lorascope.quantization.codebooks import borders, codebook
-from lorascope.quantization.events import best_shift
 from lorascope.quantization.grid import Grid
 from lorascope.quantization.packing import look_up, pack
 from lorascope.quantization.search import OBJECTIVES, Candidates, best_listed, code_borders, code_counts
@@ -198,6 +198,9 @@ def quantize_icq(
         search="none" if objective == "none" else search,
         group_size=group_size if double_quant else None,
     )
+    choose = best_listed if search == "scale" else events.best_shift
+    if search == "shift" and flat.device.type == "cpu" and compiled.is_quicker(flat.numel()):
+        choose = compiled.best_shift
     codes = torch.empty(flat.numel(), dtype=torch.uint8, device=flat.device)
     entropies = torch.empty(-(-flat.numel() // block_size), dtype=torch.float64, device=flat.device)
 
@@ -207,7 +210,7 @@ def quantize_icq(
         if shift.shape[1] > 1:
             rows, order = _sort(rows)
             candidates = Candidates(rows, shift, scale, valid, values, middles)
-            best, found = (best_shift if search == "shift" else best_listed)(candidates, objective)
+            best, found = choose(candidates, objective)
             shift, scale = (x.gather(1, best.unsqueeze(1)) for x in (shift, scale))
         grid.choose(at, shift[:, 0], scale[:, 0])
         if objective == "none":  # to the last bit what bitsandbytes does

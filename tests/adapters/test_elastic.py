@@ -193,6 +193,15 @@ def test_plain_peft_refuses_it(base, tmp_path):
     assert "base is there" in done.stdout and done.returncode != 0 and "LORASCOPE_ELASTIC_LORA" in done.stderr
 
 
+@pytest.mark.parametrize("options", [{}, {"r": 1}, {"elastic_target": False}, {"elastic_source": False}])
+def test_it_is_never_read_as_an_ordinary_adapter(base, options, tmp_path):
+    made = elastic(copy.deepcopy(base), target_modules=TARGETS, **options)
+    made.save_pretrained(tmp_path)
+    ordinary = LoraConfig(r=options.get("r", 8), target_modules=TARGETS)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        PeftModel.from_pretrained(copy.deepcopy(base), tmp_path, config=ordinary)
+
+
 @pytest.mark.parametrize(("source", "target", "count"), [(True, False, 14), (False, True, 14), (True, True, 28)])
 def test_one_connection_or_both(base, source, target, count, tmp_path):
     model = elastic(copy.deepcopy(base), elastic_source=source, elastic_target=target)
@@ -363,6 +372,12 @@ def test_another_base_is_noticed_without_a_record(quantised, base, tmp_path):
 def test_a_start_that_peft_writes_past_the_connection_is_refused():
     with pytest.raises(AdapterError, match="'eva' would leave the factors"):
         ElasticLoraConfig(r=4, init_lora_weights="eva", eva_config=EvaConfig())
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora"])
+def test_a_start_that_moves_the_base_is_refused(start):
+    with pytest.raises(AdapterError, match=f"'{start}' moves a part of the base"):
+        ElasticLoraConfig(r=4, init_lora_weights=start)
 
 
 def test_fused_experts_are_refused():

@@ -83,7 +83,8 @@ class Pooling(nn.Module):
         return add_pooling(weight, -self.beta).detach()
 
 
-# Names in a file: as short as those of other adapters, so that PEFT finds the adapter's name in them.
+# Names in a file: as short as those of other adapters, so that PEFT finds the adapter's name in them. The factor has a
+# third axis there: who reads it as an ordinary one, by another configuration say, ends in an error about its shape.
 BETA = "elastic_beta"
 _NAMES = {"weight": "parametrizations.weight.original", BETA: "parametrizations.weight.0.beta"}
 
@@ -91,13 +92,15 @@ _NAMES = {"weight": "parametrizations.weight.original", BETA: "parametrizations.
 def _save_by_name(factor: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
     for short, long in _NAMES.items():
         if prefix + long in state:
-            state[prefix + short] = state.pop(prefix + long)
+            saved = state.pop(prefix + long)
+            state[prefix + short] = saved if short == BETA else saved.unsqueeze(0)
 
 
 def _load_by_name(factor: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
     for short, long in _NAMES.items():
         if prefix + short in state:
-            state[prefix + long] = state.pop(prefix + short)
+            saved, here = state.pop(prefix + short), factor.get_parameter(long)
+            state[prefix + long] = saved.reshape(here.shape) if saved.numel() == here.numel() else saved
 
 
 class _KeepingDropout(nn.Dropout):

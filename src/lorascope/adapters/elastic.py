@@ -43,7 +43,7 @@ class ElasticLoraConfig(LoraConfig):  # type: ignore[misc]
             `lorascope.attach_adapter` can warn of another base.
 
     Raises:
-        AdapterError: Fused parameters are targeted, or the start is EVA.
+        AdapterError: Fused parameters are targeted, or the start is EVA or moves a part of the base.
 
     Example:
         >>> config = ElasticLoraConfig(r=8, target_modules=["q_proj"])
@@ -71,6 +71,12 @@ class ElasticLoraConfig(LoraConfig):  # type: ignore[misc]
                 raise AdapterError(
                     "init_lora_weights 'eva' would leave the factors as they are, as PEFT writes past the connections: "
                     "take another start, or elastic=False"
+                )
+            if str(self.init_lora_weights).startswith(("pissa", "olora", "corda", "lora_ga")):
+                raise AdapterError(
+                    f"init_lora_weights '{self.init_lora_weights}' moves a part of the base into the factors; the adapter "
+                    "would need twice the rank to stand alone, where the connections are others: take another start, or "
+                    "elastic=False"
                 )
             self._register_custom_module({nn.Module: elastic_layer})  # the first that fits is taken: before that of ICQ
             support_quantised(self)

@@ -39,7 +39,7 @@ def fold_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Example:
         >>> import torch
-        >>> factors = {"l.lora_A.weight": torch.zeros(2, 4), "l.lora_A.elastic_beta": torch.ones(1, 1)}
+        >>> factors = {"l.lora_A.weight": torch.zeros(1, 2, 4), "l.lora_A.elastic_beta": torch.ones(1, 1)}
         >>> fold_weights(factors)["l.lora_A.weight"][0]
         tensor([0.5000, 0.5000, 0.0000, 0.0000])
     """
@@ -48,7 +48,10 @@ def fold_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if key.endswith("." + BETA):
             continue
         beta = state.get(key.removesuffix("weight") + BETA) if key.endswith(".weight") else None
-        folded[key] = value if beta is None else add_pooling(value.double(), beta.double()).to(value.dtype)
+        if beta is not None:
+            factor = value.reshape(value.shape[-2:])
+            value = add_pooling(factor.double(), beta.double()).to(value.dtype)
+        folded[key] = value
     return folded
 
 

@@ -219,10 +219,16 @@ def quantization_of(model: nn.Module) -> str | None:
     if method == "icq":
         codes = f"{values['codebook']}{values['bits']}"
         block = f"block {values['block_size']}"
+        if values["search"] != "shift":
+            block += ", search of the scale"
+        block += f", groups of {values['group_size']}" if values["double_quant"] else ", floats for scales"
+        if values["modules_to_not_convert"]:
+            block += f", without {', '.join(values['modules_to_not_convert'])}"
         if values["objective"] == "none":
             return f"{codes} without a search ({block})"
         return f"ICQ {codes} ({values['objective']}, n {values['n']}, lambda {values['lam']}, {block})"
-    return f"{method} {values.get('bnb_4bit_quant_type', '')}".strip()
+    nested = ", nested scales" if values.get("bnb_4bit_use_double_quant") else ""
+    return f"{method} {values.get('bnb_4bit_quant_type', '')}".strip() + nested
 
 
 def quantization_config_of(model: nn.Module) -> dict[str, Any] | None:

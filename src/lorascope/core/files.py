@@ -54,13 +54,23 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)
+            temporary.chmod(allowed_mode(0o666))
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def allowed_mode(mode: int) -> int:
+    """Permissions of a new file or folder, less what the user's umask takes away.
+
+    Example:
+        >>> allowed_mode(0o666) <= 0o666
+        True
+    """
+    umask = os.umask(0)
+    os.umask(umask)
+    return mode & ~umask
 
 
 def atomic_write_text(path: Path, text: str) -> None:

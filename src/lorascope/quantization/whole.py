@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForCausalLM, A
 from transformers.pytorch_utils import Conv1D
 
 from lorascope.core.errors import DataError, InputError, LorascopeError, ModelError
-from lorascope.core.files import explain_write_errors, read_json, require_empty_dir, write_json
+from lorascope.core.files import allowed_mode, explain_write_errors, read_json, require_empty_dir, write_json
 from lorascope.core.provenance import collect
 from lorascope.quantization.icq import IcqTensor, quantize_icq
 from lorascope.quantization.linear import IcqLinear
@@ -147,9 +147,9 @@ def _appearing(out: Path) -> Iterator[Path]:
         work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
         yield work
-        work.chmod(0o755)
+        work.chmod(allowed_mode(0o777))
         for file in work.iterdir():  # safetensors writes files that only their owner may read
-            file.chmod(0o644)
+            file.chmod(allowed_mode(0o666))
         with explain_write_errors(out):
             out.rmdir()
             work.rename(out)

@@ -49,8 +49,8 @@ def select_command(
     Rows may lack their label (answer, completion, or the last assistant message). Rows that are the same count once.
 
     Writes OUT (the rows as they were) and a report beside it with every row's score. Scores are kept: a second method or
-    budget, or the same command after Ctrl-C, goes on from there. benchmarks/select_rows.py measures
-    what the methods are worth against drawing rows at random; that has not been shown yet.
+    budget, or the same command after Ctrl-C, goes on from there. On the one task
+    measured so far no method beat drawing rows at random (benchmarks/select_rows.py): compare with --method random.
     """
     from rich.console import Console
 

@@ -164,6 +164,16 @@ def test_memory_that_rises_is_seen():
     assert 40 < peak.mib < 200
 
 
+def test_memory_that_was_freed_before_is_seen_again():
+    rises = []
+    for _ in range(3):
+        with PeakMemory() as peak:
+            held = [torch.ones(2**16) for _ in range(256)]  # 64 MiB in pieces that the C library would keep
+            del held
+        rises.append(peak.mib)
+    assert min(rises) > 40
+
+
 def test_weights_that_are_shared_count_once():
     layer = nn.Linear(256, 256, bias=False)
     assert weights_mib(nn.Sequential(layer, layer)) == weights_mib(layer) == 0.25

@@ -247,6 +247,7 @@ def loader(model: str, *, bits: int, dtype: str, device: str) -> tuple[Callable[
 
     from lorascope.core.errors import InputError, unknown_name
     from lorascope.core.optional import require
+    from lorascope.measuring.quantized import compute_alike_everywhere
     from lorascope.quantization import ICQConfig
     from lorascope.tasks.embedded import DTYPES, quiet_transformers, resolve_model, why_not
 
@@ -271,6 +272,7 @@ def loader(model: str, *, bits: int, dtype: str, device: str) -> tuple[Callable[
             options["quantization_config"] = quantise
         with quiet_transformers(reports=True):
             loaded: Any = AutoModelForCausalLM.from_pretrained(source, device_map=device, **options)
+        compute_alike_everywhere(loaded)
         return loaded.eval()
 
     try:

@@ -121,7 +121,7 @@ def load_quantised(source: str | Path, config: QuantizationConfigMixin, *, dtype
     with quiet_transformers(reports=True):
         if not isinstance(config, ICQConfig):
             model = auto.from_pretrained(path, quantization_config=config, dtype=dtype, device_map=_device_map())
-            _compute_alike_everywhere(model)
+            compute_alike_everywhere(model)
             setattr(model, _SECONDS, time.perf_counter() - started)
             return model.eval()  # type: ignore[no-any-return]
         folder = cache_dir() / "quantized" / _key(path, config, dtype)
@@ -135,7 +135,7 @@ def load_quantised(source: str | Path, config: QuantizationConfigMixin, *, dtype
     return model.eval()  # type: ignore[no-any-return]
 
 
-def _compute_alike_everywhere(model: nn.Module) -> None:
+def compute_alike_everywhere(model: nn.Module) -> None:
     """Keep bitsandbytes from computing in bfloat16 on processors that can, and from reordering its codes for that.
 
     There it would give other numbers than elsewhere, and than in training; and it refuses widths that are no multiple of 64.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +20,13 @@ from lorascope.core.errors import InputError
 
 VARIANTS = ("dense", "nf4", "icq")
 MODES = ("forward", "backward")
+
+
+def _give_back() -> None:
+    """Return what was freed to the system, where the C library can: else whoever takes it again seems to need nothing."""
+    gc.collect()
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
 
 
 class PeakMemory:
@@ -40,7 +49,7 @@ class PeakMemory:
         self._cuda = device if device is not None and device.type == "cuda" else None
 
     def __enter__(self) -> PeakMemory:
-        gc.collect()
+        _give_back()
         if self._cuda is not None:
             torch.cuda.synchronize(self._cuda)
             torch.cuda.reset_peak_memory_stats(self._cuda)

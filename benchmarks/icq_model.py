@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from lorascope.cli._quantize_study import loader
 from lorascope.core.files import atomic_write_text
 from lorascope.core.provenance import collect
 from lorascope.quantization import ICQConfig, icq_layers, quantize_model
+from lorascope.quantization.resources import resources
 from lorascope.quantization.starts import STARTS, median_start
 from lorascope.quantization.studies import ceiling, sample_blocks, sensitivity
 from lorascope.quantization.whole import load_model, quantizable_weights
@@ -172,6 +174,29 @@ def studies(models: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+def passes(source: str, rounds: int) -> list[str]:
+    """Memory and time of a pass, by batch and length; what `lorascope quantize-study resources` measures."""
+    load, vocabulary = loader(source, bits=4, dtype="float32", device="cpu")
+    lengths = (1, 32, 128)
+    rows = resources(load, vocabulary=vocabulary, lengths=lengths, rounds=rounds, progress=True)
+    lines = [
+        "## Memory and time of a pass",
+        "",
+        f"float32, {torch.get_num_threads()} threads; median of {rounds} passes after one. `backward`: forward, and "
+        "backward to the embeddings, which is what a step of training adapters costs but for the adapters. nf4: bitsandbytes with "
+        "nested scales, computing in float32. Rise: of the process's memory during a pass, read each millisecond.",
+        "",
+        "| base | weights, MiB | pass | rows | tokens | rise, MiB | seconds | over dense |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['variant']} | {row['weights_mib']:.0f} | {row['mode']} | {row['batch']} | {row['length']} | "
+            f"{row['peak_mib']:.0f} | {row['seconds']:.3f} | {row['time_ratio']:.2f} |"
+        )
+    return [*lines, ""]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2")
@@ -179,7 +204,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--limit", type=int, default=64, help="blocks of a layer in the studies")
-    parser.add_argument("--parts", default="whole,outputs,studies", help="which parts to run")
+    parser.add_argument("--parts", default="whole,outputs,studies", help="whole, outputs, studies, resources")
+    parser.add_argument("--rounds", type=int, default=3, help="passes that are timed in the part resources")
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
     source = str(resolve_model(options.model))
@@ -200,6 +226,8 @@ def main() -> None:
             dense = load_model(place)
             models[name] = sample_blocks(quantizable_weights(dense), block_size=64, limit=options.limit, seed=0)
         lines += [f"Studies: {options.limit} random blocks of 64 weights a layer.", "", *studies(models)]
+    if "resources" in parts:
+        lines += passes(source, options.rounds)
     facts = collect(seed=0)
     kept = {key: facts[key] for key in ("created", "command", "versions", "machine", "seed")}
     lines += ["```json", json.dumps(kept, indent=1), "```"]

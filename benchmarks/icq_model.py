@@ -54,7 +54,8 @@ def whole(source: str) -> tuple[list[str], Any]:
         "",
         f"{totals['quantized_weights'] / 1e6:.1f} million weights with the defaults (4 bits, n = 100, lambda = 0.1, 8-bit "
         f"scales and shifts), on {torch.get_num_threads()} threads: {alone:.1f} s from the dense folder to the quantised "
-        f"one, {compared:.1f} s with the comparison without a search that `lorascope quantize` makes too. "
+        f"one, {compared:.1f} s with the comparison without a search that `lorascope quantize` makes too "
+        "(the first of the two calls waits for numba to compile). "
         f"{totals['bytes_before'] / 2**20:.0f} MiB become {totals['bytes_after'] / 2**20:.0f} MiB: "
         f"{totals['kept_weights'] / 1e6:.1f} million weights stay dense, quantised ones take "
         f"{totals['bits_per_weight']:.3f} bits.",
@@ -183,8 +184,8 @@ def passes(source: str, rounds: int) -> list[str]:
         "## Memory and time of a pass",
         "",
         f"float32, {torch.get_num_threads()} threads; median of {rounds} passes after one. `backward`: forward, and "
-        "backward to the embeddings, which is what a step of training adapters costs but for the adapters. nf4: bitsandbytes with "
-        "nested scales, computing in float32. Rise: of the process's memory during a pass, read each millisecond.",
+        "backward to the embeddings, which is what a step of training adapters costs but for the adapters. nf4: "
+        "bitsandbytes with nested scales, computing in float32. Rise: of the process's memory during a pass, read each millisecond.",
         "",
         "| base | weights, MiB | pass | rows | tokens | rise, MiB | seconds | over dense |",
         "|---|---|---|---|---|---|---|---|",

@@ -185,7 +185,7 @@ def passes(source: str, rounds: int) -> list[str]:
         "",
         f"float32, {torch.get_num_threads()} threads; median of {rounds} passes after one. `backward`: forward, and "
         "backward to the embeddings, which is what a step of training adapters costs but for the adapters. nf4: "
-        "bitsandbytes with nested scales, computing in float32. Rise: of the process's memory during a pass, read each millisecond.",
+        "bitsandbytes with nested scales, computing in float32. Rise: of the process's memory during a pass.",
         "",
         "| base | weights, MiB | pass | rows | tokens | rise, MiB | seconds | over dense |",
         "|---|---|---|---|---|---|---|---|",

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import BitsAndBytesConfig
 
 from lorascope import initialize_lora_fisher
-from lorascope.adapters import components
+from lorascope.adapters import ElasticLoraConfig, components
 from lorascope.adapters._initial import base_weight, factor_parameters
 from lorascope.core.errors import AdapterError, InputError, ModelError
 from lorascope.initialization import MODES, collect_statistics
@@ -349,6 +351,31 @@ def test_only_the_named_adapter_is_written(fresh: Any, batches: Any) -> None:
     assert model.active_adapter == "default"
 
 
+@pytest.mark.parametrize("mode", RESIDUAL)
+def test_a_head_that_is_trained_whole_is_saved_with_a_residual_start(
+    mode: str, fresh: Any, batches: Any, tmp_path: Path
+) -> None:
+    model = fresh("bert", task_type="SEQ_CLS", target_modules=["query", "value"])
+    data = batches("bert")
+    start(model, data, mode)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
+    model.save_pretrained(str(tmp_path))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        again = PeftModel.from_pretrained(ARCHITECTURES["bert"].build(), str(tmp_path)).eval()
+    torch.testing.assert_close(logits(again, data[0]), logits(model, data[0]), rtol=0, atol=1e-5)
+
+
+def test_the_callers_random_numbers_are_left_alone(fresh: Any, batches: Any) -> None:
+    model, loader = fresh(), DataLoader(batches(), batch_size=None)
+    before = torch.get_rng_state()
+    start(model, loader)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_bad_calls_end_in_one_line(fresh: Any, batches: Any) -> None:
     trained = fresh()
     with torch.no_grad():
@@ -357,12 +384,24 @@ def test_bad_calls_end_in_one_line(fresh: Any, batches: Any) -> None:
     layers = tied.get_base_model().model.layers
     layers[1].mlp.up_proj.base_layer.weight = layers[0].mlp.up_proj.base_layer.weight
     masked = [{**b, "labels": torch.full_like(b["labels"], -100)} for b in batches()]
+    two, silent = fresh(), fresh()
+    two.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"]))
+    with torch.no_grad():
+        silent.get_base_model().lm_head.weight.zero_()
+    elastic = get_peft_model(ARCHITECTURES["llama"].build(), ElasticLoraConfig(r=4, target_modules=["q_proj"]))
+    tie = ARCHITECTURES["llama"].build()
+    tie.lm_head.weight = tie.model.embed_tokens.weight
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT warns of tied layers
+        head = get_peft_model(tie, LoraConfig(r=4, target_modules=["lm_head"]))
+        words = fresh(target_modules=["q_proj", "embed_tokens"])
+        biased = fresh(lora_bias=True)
     cases: list[tuple[Any, Any, type[Exception], str, dict[str, Any]]] = [
         (fresh(), batches(), InputError, "did you mean 'fisher'", {"mode": "fischer"}),
         (fresh(), batches(), InputError, "unknown select 'low'", {"select": "low"}),
         (fresh(), batches(), InputError, "unknown fisher 'kfac'", {"fisher": "kfac"}),
         (fresh(), [], InputError, "no data", {}),
-        (fresh(), iter([]), InputError, "no data", {"mode": "fisher_batch"}),
+        (fresh(), iter([]), InputError, "has no length: give training_batches", {"mode": "fisher_batch"}),
         (fresh(), masked, InputError, "no label counts", {}),
         (fresh(), batches(), AdapterError, "no adapter 'x'", {"adapter_name": "x"}),
         (trained, batches(), AdapterError, "not fresh: B of layer 'model.layers.0.self_attn.q_proj'", {}),
@@ -375,6 +414,15 @@ def test_bad_calls_end_in_one_line(fresh: Any, batches: Any) -> None:
         (fresh(), batches(), InputError, "min_rank 3 must be", {"budget": 5000, "min_rank": 3, "max_rank": 2}),
         (fresh(use_dora=True), batches(), AdapterError, "DoRA", {"mode": "fisher_whitened"}),
         (tied, batches(), AdapterError, "share one weight", {"mode": "fisher_select"}),
+        (two, batches(), AdapterError, "adapter 'second' is on this base too", {"mode": "fisher_select"}),
+        (head, batches(), AdapterError, "'lm_head' is also that of 'model.embed_tokens'", {"mode": "fisher_whitened"}),
+        (biased, batches(), AdapterError, "lora_bias can't be converted", {"mode": "fisher_select"}),
+        (elastic, batches(), AdapterError, "elastic can't be converted", {"mode": "fisher_select"}),
+        (words, batches(), AdapterError, "'model.embed_tokens' has no factors", {"mode": "fisher_select"}),
+        (silent, batches(), InputError, "every gradient at the adapted layers is zero", {}),
+        (fresh(), [{"labels": torch.ones(1, 3).long()}], InputError, "cannot take a batch with labels", {}),
+        (fresh(), batches(), InputError, "max_memory 'lots' is no amount", {"max_memory": "lots", "mode": "random"}),
+        (fresh(), batches(), InputError, "unknown fisher 'tru'", {"fisher": "tru", "mode": "random"}),
     ]
     for model, data, kind, text, options in cases:
         before = {n: p.clone() for n, p in model.named_parameters()}

@@ -11,6 +11,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from lorascope.core.errors import DataError, InputError, ModelError
 from lorascope.initialization import NEEDS, SampleOptions, collect_statistics
+from lorascope.initialization._loss import loss_terms
 from lorascope.initialization.accumulators import SymmetricSum
 from tests.initialization.reference import matrices, reference, relative, summed
 
@@ -325,3 +326,21 @@ def test_sums_are_symmetric_and_not_negative() -> None:
     assert torch.allclose(total.sum, (x * w.unsqueeze(1)).T @ x, atol=1e-5)
     assert float(total.trace) == pytest.approx(float(total.sum.trace()), rel=1e-6)
     assert float(torch.linalg.eigvalsh(total.sum).min()) > -1e-5
+
+
+def test_numbers_to_predict_are_told_from_classes() -> None:
+    logits, labels = (
+        torch.tensor([[0.5, -1.0], [2.0, 0.0]]),
+        torch.rand(2, 2, generator=torch.Generator().manual_seed(0)),
+    )
+    squares, _, _ = loss_terms(logits, labels, None, "regression")
+    torch.testing.assert_close(squares, 0.5 * (logits - labels).square().sum(1))
+    shares, _, _ = loss_terms(logits, labels, None)
+    wanted = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none").sum(1)
+    torch.testing.assert_close(shares, wanted)
+    with pytest.raises(InputError, match="problem_type to 'regression'"):
+        loss_terms(logits, labels + 1, None)
+    with pytest.raises(InputError, match="give them as floats"):
+        loss_terms(logits, torch.ones(2, 2, dtype=torch.long), None)
+    one, _, _ = loss_terms(logits[:, :1], torch.tensor([1, 3]), None)
+    torch.testing.assert_close(one, torch.tensor([0.125, 0.5]))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -20,6 +20,7 @@ from lorascope.adapters._peft import Component, components
 from lorascope.core.errors import AdapterError
 
 _INITIAL = "initial"
+WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 def take_off(component: Component, adapter: str) -> None:
@@ -37,9 +38,28 @@ def check_residual(model: PeftModel, found: list[Component], adapter: str) -> No
     """Refuse what an initialisation that changes the base cannot do.
 
     Raises:
-        AdapterError: The base is quantised, layers share weights, or the adapter is of a kind that PEFT cannot convert.
+        AdapterError: The base is quantised, an adapted weight is used elsewhere too, there are other adapters, or the
+            adapter is of a kind that PEFT cannot convert.
     """
     config: Any = model.peft_config[adapter]
+    others = sorted(set(model.peft_config) - {adapter})
+    if others:
+        raise AdapterError(
+            f"adapter '{others[0]}' is on this base too, and taking a part off the base would change what it does: start "
+            "on a model of its own, or take a mode that leaves the base as it is, such as fisher"
+        )
+    for option, wanted in (("lora_bias", "lora_bias false"), ("elastic", "an ordinary LoraConfig")):
+        if getattr(config, option, False):
+            raise AdapterError(
+                f"an adapter with {option} can't be converted into an ordinary one of twice the rank: take {wanted}, or a "
+                "mode that leaves the base as it is, such as fisher"
+            )
+    extra = sorted({c.name for c in components(model)} - {c.name for c in found})
+    if extra:
+        raise AdapterError(
+            f"layer '{extra[0]}' has no factors A and B to take off its weight (an embedding?): leave it out of "
+            "target_modules"
+        )
     for component in found:
         if is_quantised(component.base):
             base_weight(component)  # raises
@@ -51,6 +71,14 @@ def check_residual(model: PeftModel, found: list[Component], adapter: str) -> No
             raise AdapterError(
                 f"layers '{other}' and '{component.name}' share one weight, from which an update can't be taken off twice: "
                 "take a mode that leaves the base as it is, such as fisher"
+            )
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        layer = places.get(weight.data_ptr()) if isinstance(weight, Tensor) and not weight.is_meta else None
+        if layer is not None and not name.removesuffix(".base_layer").endswith(layer):
+            raise AdapterError(
+                f"the weight of layer '{layer}' is also that of '{name.removeprefix('base_model.model.')}', which taking a "
+                "part off it would change: leave the layer out of target_modules, or take a mode such as fisher"
             )
     if config.use_dora:
         raise AdapterError("DoRA can't start from a part of the base weight: set use_dora false, or take mode fisher")
@@ -133,6 +161,16 @@ def _save_converted(model: PeftModel, adapter: str, save_directory: str | Path, 
             type(model).save_pretrained(
                 model, str(save_directory), path_initial_model_for_weight_conversion=str(path), **options
             )
+    _add_whole_modules(model, adapter, Path(save_directory))
+
+
+def _add_whole_modules(model: PeftModel, adapter: str, folder: Path) -> None:
+    """Add what was trained whole beside the factors (a classifier's head): PEFT leaves it out of what it converts."""
+    file = (folder if adapter == "default" else folder / adapter) / WEIGHTS_FILE
+    state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items() if ".lora_" not in name}
+    if whole and file.is_file():
+        save_file({**load_file(str(file)), **whole}, str(file), metadata={"format": "pt"})
 
 
 def _put(parameters: dict[str, tuple[nn.Parameter, nn.Parameter]], values: dict[str, tuple[Tensor, Tensor]]) -> None:

@@ -32,18 +32,19 @@ def targets(batch: Mapping[str, Any], logits: Tensor, causal: bool) -> Tensor | 
 
 
 def loss_terms(
-    logits: Tensor, labels: Tensor | None, generator: torch.Generator | None
+    logits: Tensor, labels: Tensor | None, generator: torch.Generator | None, problem: str | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss of every term of a batch.
 
-    Cross-entropy for whole-number labels, binary cross-entropy for (samples, classes) labels between 0 and 1, and half
-    the squared error, which is the likelihood of a Gaussian of variance 1, for others. With a generator the labels are
+    Cross-entropy for whole-number labels; for others half the squared error, which is the likelihood of a Gaussian of
+    variance 1, where there is one output or ``problem`` says so, else binary cross-entropy. With a generator the labels are
     drawn from the model: from softmax, sigmoid, or that Gaussian.
 
     Args:
         logits: (samples, classes) or (samples, length, classes).
         labels: As `targets`; with a generator only their places and kind count, and None means one class a sample.
         generator: For the true Fisher; None takes the labels as they are.
+        problem: transformers' ``problem_type`` of the model, such as ``regression``; None goes by labels and outputs.
 
     Returns:
         Losses in nats, (terms); the sample of each, (terms); and where each sits among the rows of the logits, (terms).
@@ -58,8 +59,10 @@ def loss_terms(
         if generator is None or logits.dim() != 2:
             raise InputError("a batch has no labels: give them, or take fisher='true', which draws them from the model")
         labels = torch.zeros(len(rows), dtype=torch.long, device=logits.device)
-    if labels.is_floating_point():
-        return _real_terms(wide, labels, generator)
+    if labels.is_floating_point() or (logits.dim() == 2 and logits.shape[1] == 1):
+        return _real_terms(wide, labels, generator, problem)
+    if labels.shape == logits.shape and logits.dim() == 2:
+        raise InputError("labels of several classes at once are whole numbers: give them as floats")
     if labels.shape != logits.shape[:-1]:
         raise InputError(
             f"labels of shape {tuple(labels.shape)} do not fit logits of shape {tuple(logits.shape)}: one label a row is "
@@ -81,11 +84,18 @@ def loss_terms(
     return nn.functional.cross_entropy(rows, flat, reduction="none"), places // each, places
 
 
-def _real_terms(logits: Tensor, labels: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+def _real_terms(
+    logits: Tensor, labels: Tensor, generator: torch.Generator | None, problem: str | None
+) -> tuple[Tensor, Tensor, Tensor]:
     if labels.numel() != logits.numel():
         raise InputError(f"labels of shape {tuple(labels.shape)} do not fit logits of shape {tuple(logits.shape)}")
     labels = labels.reshape(logits.shape).to(logits)
-    binary = logits.shape[-1] > 1 and bool(((labels >= 0) & (labels <= 1)).all())
+    binary = problem != "regression" and logits.shape[-1] > 1
+    if binary and generator is None and not bool(((labels >= 0) & (labels <= 1)).all()):
+        raise InputError(
+            f"labels from {float(labels.min()):g} to {float(labels.max()):g} are no shares of several classes: set "
+            "model.config.problem_type to 'regression' if they are numbers to predict"
+        )
     if generator is not None:
         detached = logits.detach().cpu()
         drawn = (

@@ -6,7 +6,7 @@ import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import extract_model_from_parallel
@@ -21,9 +21,11 @@ from lorascope.core.provenance import collect
 from lorascope.core.seeds import preserved_random_state
 from lorascope.initialization.budget import directions_for, effective_directions, water_fill
 from lorascope.initialization.directions import DEFAULT_NORM, MODES, Start, fisher_batch, fisher_select, random
+from lorascope.initialization.memory import parse_memory
 from lorascope.initialization.result import FisherInitialization
 from lorascope.initialization.statistics import (
     EXACT_WIDTH,
+    FISHERS,
     SKETCH,
     LayerStatistics,
     adaptable,
@@ -120,16 +122,17 @@ def initialize_lora_fisher(
         is that article's and what is ours. EVA, arXiv 2410.07170; LoRA-GA, arXiv 2407.05000; PiSSA, arXiv 2404.02948.
     """
     started = time.perf_counter()
-    if mode not in MODES:
-        raise unknown_name("mode", mode, MODES)
-    if select not in SELECTIONS:
-        raise unknown_name("select", select, SELECTIONS)
+    for kind, given, known in (("mode", mode, MODES), ("select", select, SELECTIONS), ("fisher", fisher, FISHERS)):
+        if given not in known:
+            raise unknown_name(kind, str(given), known)
+    parse_memory(max_memory)
     chosen = MODES[mode]
     if chosen.labels and fisher == "true":
         raise InputError(
             f"mode '{mode}' needs the mean gradient, which is zero in expectation with drawn labels: take fisher='empirical'"
         )
     model = extract_model_from_parallel(model)
+    _check_adapter(model, adapter_name)
     with active_adapter(model, adapter_name), torch.no_grad():
         found, left = adaptable(model)
         _check(model, found, adapter_name, chosen.residual, budget, min_rank, max_rank, training_batches)
@@ -141,7 +144,8 @@ def initialize_lora_fisher(
             "fisher_select": functools.partial(fisher_select, lowest=select == "lowest"),
             "random": functools.partial(random, seed=seed),
             "fisher_batch": functools.partial(
-                fisher_batch, batches=training_batches or _count(dataloader, max_batches)
+                fisher_batch,
+                batches=training_batches or (_count(dataloader, max_batches) if mode == "fisher_batch" else 1),
             ),
         }.get(mode, chosen.make)
 
@@ -177,6 +181,11 @@ def initialize_lora_fisher(
                     seed=seed,
                     progress=progress,
                 )
+            if chosen.need != ("input",) and not any(d.fisher_trace for d in collected.layers.values()):
+                raise InputError(
+                    "every gradient at the adapted layers is zero, so that the data decide nothing: look at the labels and "
+                    "at the layers behind the adapter, or take mode activation"
+                )
             drafts, counts, loss = list(collected.layers.values()), collected.counts, collected.loss_nats
             notes = collected.warnings
         if left and data_free:
@@ -194,6 +203,11 @@ def initialize_lora_fisher(
         config: Any = untyped.peft_config[adapter_name]
         rows = _rows(drafts, ranks, wanted)
     notes += _notes(drafts, ranks, fisher, counts)
+    if chosen.residual:
+        notes.append(
+            "a part of the base weights is in the adapter now: disable_adapter() gives the residual model, not the base, "
+            "until the adapter is saved and loaded again"
+        )
     settings = {"mode": mode, "select": select if mode == "fisher_select" else None, "fisher": fisher, "budget": budget}
     settings |= {"adapter": adapter_name, "max_memory": max_memory, "exact_width": exact_width, "sketch": sketch}
     settings["seed"] = seed
@@ -213,12 +227,32 @@ def initialize_lora_fisher(
 
 
 def _count(dataloader: Any, most: int | None) -> int:
-    """Number of batches that will be read; 1, all as one batch, where it is not known."""
+    """Number of batches that will be read.
+
+    Raises:
+        InputError: It is not known.
+    """
     try:
         known = len(dataloader)
     except TypeError:
-        return most or 1
+        if most is None:
+            raise InputError(
+                "mode 'fisher_batch' needs the number of batches, and this dataloader has no length: give training_batches"
+            ) from None
+        return most
     return max(1, min(known, most or known))
+
+
+def _check_adapter(model: nn.Module, adapter: str) -> None:
+    """Refuse a model without LoRA adapter of that name."""
+    if not isinstance(model, PeftModel):
+        raise AdapterError(f"{type(model).__name__} is no PEFT model: wrap it with peft.get_peft_model first")
+    if adapter in adapter_names(model):
+        return
+    if adapter in model.peft_config:
+        kind = getattr(model.peft_config[adapter].peft_type, "value", model.peft_config[adapter].peft_type)
+        raise AdapterError(f"adapter '{adapter}' is of kind {kind}: only LoRA adapters have factors A and B to start")
+    raise AdapterError(f"no adapter '{adapter}' in this model: choose from {', '.join(adapter_names(model)) or 'none'}")
 
 
 def _check(
@@ -231,15 +265,11 @@ def _check(
     max_rank: int | None,
     training_batches: int | None,
 ) -> None:
-    """Refuse an adapter that is not there, not fresh, or cannot start so."""
-    if not isinstance(model, PeftModel):
-        raise AdapterError(f"{type(model).__name__} is no PEFT model: wrap it with peft.get_peft_model first")
-    if adapter not in adapter_names(model):
-        raise AdapterError(f"no adapter '{adapter}' in this model: choose from {', '.join(adapter_names(model))}")
+    """Refuse an adapter that is not fresh, or cannot start so."""
     if not found:
         raise AdapterError("the adapter sits on no layer with factors A and B: choose other target_modules")
     for name, value in (("budget", budget), ("max_rank", max_rank), ("training_batches", training_batches)):
-        if value is not None and (isinstance(value, bool) or value < 1):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise InputError(f"{name} {value!r} must be a whole number of at least 1")
     if budget is not None and residual:
         raise InputError("a budget goes with modes that leave the base as it is, such as fisher: leave it out")
@@ -261,7 +291,7 @@ def _check(
                 f"rank {component.rank} is over the {component.d_in} inputs of layer '{component.name}': use a smaller rank"
             )
     if residual:
-        check_residual(model, list(found), adapter)
+        check_residual(cast(PeftModel, model), list(found), adapter)
 
 
 def _most(component: Component, budget: int | None, max_rank: int | None) -> int:

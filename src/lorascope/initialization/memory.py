@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -128,11 +129,14 @@ def parse_memory(value: int | str | None) -> int | None:
     if value is None:
         return None
     if isinstance(value, str):
-        budget = parse_budget(value if not value.strip().isdecimal() else f"{value}B")
-        if budget.kind != "memory":
+        try:
+            budget = parse_budget(value if not value.strip().isdecimal() else f"{value}B")
+        except InputError:
+            budget = None
+        if budget is None or budget.kind != "memory":
             raise InputError(f"max_memory '{value}' is no amount of memory: write 4GB or 512MiB")
         return int(budget.amount)
-    if isinstance(value, bool) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value < math.inf:
         raise InputError(f"max_memory {value!r} must be a number of bytes above 0, or text such as '4GB'")
     return int(value)
 

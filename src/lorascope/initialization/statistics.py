@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 from tqdm.auto import tqdm
 
 from lorascope.adapters import Component, active_adapter, components, low_rank_factors
 from lorascope.core.errors import DataError, InputError, ModelError, unknown_name
-from lorascope.core.seeds import derive_seed
+from lorascope.core.seeds import derive_seed, preserved_random_state
 from lorascope.initialization._capture import GradientCapture, prepared
 from lorascope.initialization._loss import logits_of, loss_terms, targets
 from lorascope.initialization.accumulators import Probes, ProductSum, SymmetricSum
@@ -174,7 +175,8 @@ def collect_statistics(
         job = _Job(
             model, dataloader, tuple(need), fisher, generator, samples, max_batches, limit, exact_width, sketch, seed
         )
-        return job.run(layers, reduce, progress)
+        with preserved_random_state():  # a DataLoader draws a seed from it, shuffled or not
+            return job.run(layers, reduce, progress)
 
 
 class _Job:
@@ -200,11 +202,27 @@ class _Job:
         self.data = _batches(data)
         self.device = next(model.parameters()).device
         self.causal = is_causal_lm(model)
+        config = getattr(model, "config", None)
+        if getattr(config, "is_encoder_decoder", False):
+            raise InputError(
+                f"{type(config).__name__.removesuffix('Config')} is an encoder with a decoder, whose inputs are made from "
+                "labels: only causal language models and classifiers can be measured"
+            )
+        self.problem = getattr(config, "problem_type", None)
         self.label_seed: int | None = None
         if fisher == "true":
             source = generator if generator is not None else torch.Generator().manual_seed(seed)
             self.label_seed = int(torch.randint(2**31, (1,), generator=source, device=source.device))
         group = processes()
+        sampler = getattr(self.data, "batch_sampler", None)
+        if group is not None and (
+            isinstance(sampler, BatchSamplerShard)
+            or isinstance(getattr(self.data, "sampler", None), DistributedSampler)
+        ):
+            raise InputError(
+                "the dataloader gives each process its own part already, and parts are made here: give every process the "
+                "same DataLoader, as it was before prepare() and without a DistributedSampler"
+            )
         self.rank = int(group.process_index) if group is not None else 0
         self.world = int(group.num_processes) if group is not None else 1
         self.probes = Probes(sketch, seed, self.device)
@@ -322,6 +340,11 @@ class _Job:
                 f"the model cannot take a batch ({error}): a token id is outside its vocabulary, or a row is longer than "
                 "its context"
             ) from error
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"the model cannot take a batch with {', '.join(inputs) or 'nothing in it'} ({error}): give them by "
+                "their names"
+            ) from error
 
     def _pass(
         self, chunk: Chunk, number: int, recorder: SampleRecorder | None, label: str, progress: bool
@@ -356,7 +379,7 @@ class _Job:
                 with torch.enable_grad():
                     logits = logits_of(self._forward(inputs))
                     labels, drawn = targets(inputs, logits, self.causal), self._labels(index)
-                    losses, owners, _ = loss_terms(logits, labels, drawn)
+                    losses, owners, _ = loss_terms(logits, labels, drawn, self.problem)
                     loss = losses.sum()
                 if number == 0:
                     self._count(selection, losses, len(logits))

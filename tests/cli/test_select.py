@@ -32,6 +32,7 @@ def test_rows_come_out_as_they_were_with_a_report(
     pool = write(tmp_path / "pool.jsonl", [{**row, "note": "kept"} for row in BARE])
     out = tmp_path / "chosen.jsonl"
     options = ("--pool", pool, "--out", out, "--model", tiny_model_dir, "--features", 16, "--subspace", 2)
+    options += ("--method", "d_optimal_expected")
     assert call(monkeypatch, *options, "--budget", 3, "--no-progress") == 0
     lines = out.read_text().splitlines()
     assert set(lines) <= set(pool.read_text().splitlines())

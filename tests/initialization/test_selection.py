@@ -211,6 +211,50 @@ def test_entropy_loss_and_logits_are_those_of_the_scores(model: Any, tokenizer: 
     np.testing.assert_allclose(found.loss(), [row["nats"] / row["tokens"] for row in scored], rtol=1e-5)
 
 
+def test_another_adapter_has_other_scores_also_from_the_cache(tokenizer: Any, tmp_path: Path) -> None:
+    def scores(seed: int, **lora: Any) -> list[Any]:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            adapted = get_peft_model(make_model(), LoraConfig(r=2, **lora))
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in adapted.named_parameters():
+                if "lora_" in name:
+                    parameter += seed * torch.randn(parameter.shape, generator=generator)
+        found = select_rows(
+            ROWS, 2, model=adapted, tokenizer=tokenizer, options=OPTIONS, cache=tmp_path, progress=False
+        )
+        return [row["score"] for row in found.scores]
+
+    one = scores(1, target_modules=["q_proj"])
+    assert scores(1, target_modules=["q_proj"]) == one
+    others = [scores(0, target_modules=["q_proj"]), scores(2, target_modules=["q_proj"])]
+    others.append(scores(1, target_modules=["q_proj"], lora_alpha=1))
+    assert all(other != one for other in others)
+
+
+def test_a_row_too_short_for_attention_logits_is_not_chosen_for_that(model: Any, tokenizer: Any) -> None:
+    rows = [{"text": "W"}, {"text": "Where is it and what is it?"}, {"text": "What is it and where is it?"}]
+    found = select_rows(
+        rows, 1, method="smallest_attention", model=model, tokenizer=tokenizer, options=OPTIONS, progress=False
+    )
+    scores = [row["score"] for row in found.scores]
+    assert scores[0] == max(scores[1:]) and found.chosen != (0,)
+    with pytest.raises(InputError, match="no row is long enough"):
+        select_rows(
+            rows[:1], 1, method="smallest_attention", model=model, tokenizer=tokenizer, options=OPTIONS, progress=False
+        )
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated")
+def test_gradient_checkpointing_leaves_no_hook(tokenizer: Any) -> None:
+    checked = make_model()
+    checked.gradient_checkpointing_enable()
+    before = [len(module._forward_hooks) for module in checked.modules()]
+    scorer(checked, tokenizer).gradients()
+    assert [len(module._forward_hooks) for module in checked.modules()] == before
+
+
 def test_text_is_its_own_label(model: Any, tokenizer: Any, tmp_path: Path) -> None:
     texts = [{"text": "a town by the sea"}, {"text": "another town, further north. " * 4}]
     found = scorer(model, tokenizer, texts, max_length=32)

@@ -11,7 +11,7 @@ from lorascope.adapters._peft import (
     other_trained_modules,
 )
 from lorascope.adapters.capture import Capture
-from lorascope.adapters.checks import check_rank, fingerprint
+from lorascope.adapters.checks import adapter_digest, check_rank, fingerprint
 from lorascope.adapters.elastic import ElasticLoraConfig, elastic_parameter_groups
 from lorascope.adapters.fold import fold_adapter
 from lorascope.adapters.load import (
@@ -39,6 +39,7 @@ __all__ = [
     "ElasticLoraConfig",
     "SharedLayers",
     "active_adapter",
+    "adapter_digest",
     "adapter_names",
     "adapter_record",
     "adapters_disabled",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import torch
+from peft import PeftModel
 from torch import nn
 
 from lorascope.adapters._peft import _PREFIX, lora_layers
@@ -66,6 +67,26 @@ def fingerprint(model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> str:
             picks = torch.linspace(0, flat.numel() - 1, _SAMPLES, dtype=torch.float64).long()
             values = flat[picks.to(flat.device)].to(device="cpu", dtype=dtype).view(torch.uint8)
             digest.update(bytes(values.tolist()))
+    return digest.hexdigest()[:16]
+
+
+def adapter_digest(model: nn.Module) -> str | None:
+    """Hash of everything that adapters put on a model: their weights, scalings and layers; None without an adapter.
+
+    Example:
+        >>> adapter_digest(nn.Linear(2, 2)) is None
+        True
+    """
+    if not isinstance(model, PeftModel):
+        return None
+    layers = sorted(
+        (name, str(layer.scaling), str(layer.active_adapters)) for name, layer in lora_layers(model).items()
+    )
+    digest = hashlib.sha256(repr(layers).encode())
+    for name, parameter in sorted(model.named_parameters()):
+        if "lora_" in name or ".modules_to_save." in name or "trainable_tokens_" in name:
+            digest.update(name.encode())
+            digest.update(parameter.detach().reshape(-1).contiguous().cpu().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

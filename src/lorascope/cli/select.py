@@ -14,9 +14,7 @@ def select_command(
     ],
     budget: Annotated[int, typer.Option(help="Rows to choose.")],
     out: Annotated[Path, typer.Option(help="JSONL file for the chosen rows, as they were, best first.")],
-    method: Annotated[
-        str, typer.Option(help="How to choose; see above. The default needs no labels.")
-    ] = "d_optimal_expected",
+    method: Annotated[str, typer.Option(help="How to choose; see above. The default needs no labels.")] = "entropy",
     model: Annotated[str, typer.Option(help="Base model: smollm2 (embedded), a folder or a hub id.")] = "smollm2",
     adapter: Annotated[Path | None, typer.Option(help="Adapter on it, to choose what it should learn next.")] = None,
     split: Annotated[str, typer.Option(help="Split of a folder or known task.")] = "train",
@@ -40,7 +38,7 @@ def select_command(
     ] = None,
     progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
 ) -> None:
-    """Choose the rows that are most worth labelling or training on.
+    """Choose rows by what they would teach an adapter.
 
     \b
     Without labels:  d_optimal_expected, energy_expected, smallest_logits, smallest_attention, entropy, random
@@ -108,7 +106,10 @@ def select_command(
     )
     facts = {
         **found.to_dict(),
-        "provenance": collect(seed=seed, extra={"model": model, "data_sha256": dict(rows.sources)}),
+        "provenance": collect(
+            seed=seed,
+            extra={"model": model, "adapter": str(adapter) if adapter else None, "data_sha256": dict(rows.sources)},
+        ),
     }
     write_json(report, facts)
     atomic_write_text(out, "".join(f"{line}\n" for line in found.lines))

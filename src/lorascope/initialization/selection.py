@@ -104,7 +104,7 @@ def select_rows(
     pool: Pool | str | Path | Sequence[Mapping[str, Any]],
     budget: int,
     *,
-    method: str = "d_optimal_expected",
+    method: str = "entropy",
     model: torch.nn.Module | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     options: ScoreOptions | None = None,
@@ -112,7 +112,7 @@ def select_rows(
     cache: str | Path | None = None,
     progress: bool = True,
 ) -> Selection:
-    r"""Choose the rows of a pool that labelling, or training on, would teach most.
+    r"""Choose rows of a pool by what labelling them, or training on them, would teach.
 
     With G the gradient of a row's summed loss with respect to a layer's weight and V the layer's leading Fisher directions
     (eigenvectors of E |g|^2 a a^T), all layers together:

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lorascope.adapters import fingerprint
+from lorascope.adapters import adapter_digest, fingerprint
 from lorascope.core.errors import AdapterError, InputError, ModelError
 from lorascope.core.files import atomic_write_bytes
 from lorascope.core.seeds import derive_seed, preserved_random_state
@@ -148,7 +149,8 @@ class PoolScorer:
         self.options, self.progress = options or ScoreOptions(), progress
         self.longest = allowed_length(model, tokenizer, self.options.max_length)
         self.collate = PaddingCollator(pad_token_id(tokenizer, self.options.pad_token))
-        about = {"pool": pool.digest(), "model": fingerprint(model), "options": dataclasses.asdict(self.options)}
+        about: dict[str, Any] = {"pool": pool.digest(), "model": fingerprint(model), "options": dataclasses.asdict(self.options)}
+        about["adapter"] = adapter_digest(model)
         self.key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = None if cache is None else Path(cache) / self.key
 
@@ -191,10 +193,21 @@ class PoolScorer:
         """Mean square of the attention logits about each query's mean, over queries, heads and layers.
 
         Read from log p, which is the logits up to a constant of the query. The first key (see `SINKS`) and queries with
-        fewer than two keys left do not count.
+        fewer than two keys left do not count. A row without any that counts has the largest norm of the others, so that it
+        is not chosen for being short.
+
+        Raises:
+            InputError: No row has a query that counts.
         """
         with _eager_attention(self.model):
-            return self._all("attention", self._attention)["attention"]
+            found = self._all("attention", self._attention)["attention"]
+        short = np.isinf(found)
+        if short.all():
+            raise InputError(
+                "no row is long enough for attention logits: they need four tokens before the answer; take another method"
+            )
+        filled: np.ndarray = np.where(short, found[~short].max(), found)
+        return filled
 
     def gradients(self, *, labels: str = "given") -> GradientScores:
         """Gradients of each row in the leading Fisher subspace.
@@ -323,7 +336,7 @@ class PoolScorer:
                     for layer in maps:
                         spread, number = attention_spread(layer[0])
                         total, count = total + spread, count + number
-            found.append(total / count if count else 0.0)
+            found.append(total / count if count else math.inf)
         return {"attention": np.array(found)}
 
     def _batches(self, features: Sequence[Feature]) -> list[dict[str, Tensor]]:
@@ -485,6 +498,7 @@ def _with_layers(model: torch.nn.Module, targets: str | tuple[str, ...]) -> Iter
         yield model
         return
     needed = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    hooks = {module: set(module._forward_hooks) for module in model.modules()}
     names: str | list[str] = targets if isinstance(targets, str) else list(targets)
     with preserved_random_state(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
@@ -500,6 +514,12 @@ def _with_layers(model: torch.nn.Module, targets: str | tuple[str, ...]) -> Iter
         adapted.unload()
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in needed)
+        for (
+            module,
+            before,
+        ) in hooks.items():  # with gradient checkpointing PEFT makes the embeddings' outputs need gradients
+            for key in set(module._forward_hooks) - before:
+                del module._forward_hooks[key]
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -173,7 +174,7 @@ def test_the_wrong_base(saved: Saved) -> None:
     one = found(examine_adapter(folder, base=other), "base")
     assert one.severity == "error" and "14 of 14 layers are not in this model" in one.evidence
     (folder / RECORD_FILE).unlink()
-    assert "records no fingerprint" in found(examine_adapter(folder, base=base(seed=1)), "base").evidence
+    assert "is not recorded" in found(examine_adapter(folder, base=base(seed=1)), "base").evidence
     assert "was not looked at" in found(examine_adapter(folder), "base").evidence or (
         found(examine_adapter(folder), "base").severity == "warning"
     )
@@ -242,3 +243,90 @@ def test_the_command(saved: Saved, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert capsys.readouterr().err.count("\n") == 1
     assert call(monkeypatch, "--json") == 0
     assert json.loads(capsys.readouterr().out)["worst"] != "error"
+
+
+def test_what_else_than_factors_may_change_the_model_is_said(saved: Saved) -> None:
+    def scale(model: PeftModel) -> None:
+        for name, parameter in model.named_parameters():
+            if "magnitude" in name:
+                parameter.mul_(1.5)
+
+    one = found(examine_adapter(saved(scale, "dora", use_dora=True)), "did nothing")
+    assert one.severity == "warning" and "only DoRA's magnitudes can change the model" in one.evidence
+    one = found(examine_adapter(saved(name="head", modules_to_save=["lm_head"])), "did nothing")
+    assert one.severity == "warning" and "only modules trained whole" in one.evidence
+
+
+@pytest.mark.parametrize("edit", ["alpha", "cancels", "tiny"])
+def test_an_update_that_is_nothing_is_seen_for_what_it_is(saved: Saved, edit: str) -> None:
+    folder = saved(trained)
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(str(file))
+    if edit == "alpha":
+        change(folder, lora_alpha=0)
+    for key, tensor in tensors.items():
+        if edit == "tiny" and "lora_B" in key:
+            tensors[key] = tensor * 1e-9
+        if edit == "cancels":  # as a residual adapter that was exported before its first step
+            tensors[key] = torch.cat([tensor, tensor]) if "lora_A" in key else torch.cat([tensor, -tensor], 1)
+    if edit == "cancels":
+        change(folder, r=8)
+    save_file(tensors, str(file))
+    one = found(examine_adapter(folder), "did nothing")
+    wanted = {"alpha": "lora_alpha is 0", "cancels": "B A is zero", "tiny": "next to nothing"}
+    assert wanted[edit] in one.evidence and one.severity == ("warning" if edit == "tiny" else "error")
+
+
+def test_names_that_peft_would_not_load(saved: Saved) -> None:
+    file = saved(trained) / "adapter_model.safetensors"
+    save_file({k.removeprefix("base_model.model."): v for k, v in load_file(str(file)).items()}, str(file))
+    assert "PEFT loads none" in found(examine_adapter(file.parent), "shapes").evidence
+
+
+def test_a_start_off_the_base_is_seen_by_the_first_weights(saved: Saved) -> None:
+    first, folder = saved(trained, "first"), saved(trained)
+    one = found(examine_adapter(folder, initial=first), "residual start")
+    assert one.severity == "warning" and "the first update is not zero in 14 layers" in one.evidence
+
+
+def test_a_file_that_lacks_layers(saved: Saved) -> None:
+    folder = saved(trained, target_modules=["q_proj", "v_proj"])
+    (folder / RECORD_FILE).unlink()
+    file = folder / "adapter_model.safetensors"
+    save_file({k: v for k, v in load_file(str(file)).items() if "layers.0" in k}, str(file))
+    one = found(examine_adapter(folder, base=base()), "base")
+    assert one.severity == "warning" and "2 more linear layers" in one.evidence
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"peft_type": None}, "names no peft_type"),
+        ({"r": None}, "None for a rank"),
+        ({"r": "four"}, "'four' for a rank"),
+        ({"rank_pattern": ["q"]}, "where a mapping belongs"),
+        ({"rank_pattern": {"q": "x"}}, "'x' for a rank"),
+        ({"rank_pattern": {"(": 3}}, "which is no pattern"),
+        ({"lora_alpha": "much"}, "'much' for alpha"),
+    ],
+)
+def test_a_configuration_that_nobody_wrote_so(saved: Saved, values: dict[str, Any], said: str) -> None:
+    folder = saved(trained)
+    change(folder, **values)
+    with pytest.raises(AdapterError, match=re.escape(said)):
+        examine_adapter(folder)
+
+
+def test_first_weights_that_do_not_fit(saved: Saved) -> None:
+    folder, first = saved(trained), saved(name="first", r=2)
+    with pytest.raises(AdapterError, match="has it of another shape"):
+        examine_adapter(folder, initial=first)
+    file = first / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(AdapterError, match="cut short or damaged"):
+        examine_adapter(folder, initial=first)
+
+
+def change(folder: Path, **values: Any) -> None:
+    path = folder / "adapter_config.json"
+    write_json(path, {**json.loads(path.read_text()), **values})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from lorascope.adapters._initial import factor_parameters, write_factors
 from lorascope.adapters._peft import adapters_disabled, components
@@ -25,6 +27,16 @@ from lorascope.core.errors import AdapterError, DataError
 from lorascope.core.files import read_json
 from lorascope.core.seeds import preserved_random_state
 from lorascope.information import effective_rank, low_rank_singular_values
+
+_NEGLIGIBLE = 1e-8
+"""Largest product of an entry of A and one of B below which an update counts as next to nothing; A starts at 0.01 to 0.1."""
+
+_OTHERS = {
+    ".lora_magnitude_vector": "DoRA's magnitudes",
+    ".lora_B.bias": "biases",
+    ".lora_A.bias": "biases",
+    ".lora_embedding_": "factors of embeddings",
+}
 
 LITTLE = 0.5
 """Share of the rank below which the rest counts as unused."""
@@ -70,14 +82,18 @@ def examine_adapter(
     except (SafetensorError, OSError) as error:
         return [Finding("file", "error", f"{WEIGHTS_FILE} is cut short or damaged ({error})", "copy or save it again")]
     findings = _numbers(tensors)
-    factors = _factors(tensors)
-    findings += _residual(config)
+    factors, first = _factors(tensors), _initial_factors(initial)
+    findings += _residual(config, first)
     started = read_adapter_record(folder).get("init")
-    fresh = isinstance(started, Mapping) and started.get("trained") is False
+    started = started if isinstance(started, Mapping) else {}
     findings += _shapes(config, factors, tensors)
     if not any(finding.severity == "error" for finding in findings if finding.check in ("numbers", "shapes")):
-        findings += _trained(factors, _initial_factors(initial), fresh)
-        findings += _rank_used(config, factors)
+        kinds = {_other_kind(key) for key, tensor in tensors.items() if bool(tensor.any())}
+        others = sorted(name for name in kinds if name is not None)
+        found = _trained(config, factors, first, started.get("trained") is False, others, bool(started.get("residual")))
+        findings += found
+        if all(finding.severity != "error" for finding in found):
+            findings += _rank_used(config, factors)
     if kind == ELASTIC_TYPE:
         findings.append(
             Finding(
@@ -89,7 +105,8 @@ def examine_adapter(
         )
     findings += _base(folder, config, factors, base)
     if saved := config.get("modules_to_save"):
-        findings.append(Finding("whole modules", "note", f"trained whole beside LoRA: {', '.join(saved)}"))
+        names = [saved] if isinstance(saved, str) else map(str, saved)
+        findings.append(Finding("whole modules", "note", f"trained whole beside LoRA: {', '.join(names)}"))
     return sorted(findings, key=lambda finding: -SEVERITIES.index(finding.severity))
 
 
@@ -135,9 +152,36 @@ def _config(folder: Path) -> Mapping[str, Any]:
         config = read_json(folder / CONFIG_FILE)
     except DataError as error:
         raise AdapterError(str(error)) from error
-    if not isinstance(config, Mapping):
-        raise AdapterError(f"'{folder / CONFIG_FILE}' was not written by PEFT: it holds no mapping")
+    if not isinstance(config, Mapping) or not isinstance(config.get("peft_type"), str):
+        raise AdapterError(f"'{folder / CONFIG_FILE}' was not written by PEFT: it names no peft_type")
+    if config["peft_type"] in ("LORA", ELASTIC_TYPE):
+        ranks = [config.get("r"), *_values(config, folder, "rank_pattern")]
+        wrong = [rank for rank in ranks if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1]
+        if wrong:
+            raise AdapterError(
+                f"'{folder / CONFIG_FILE}' has {wrong[0]!r} for a rank: it was changed by hand or damaged"
+            )
+        for scale in (config.get("lora_alpha", 8), *_values(config, folder, "alpha_pattern")):
+            if isinstance(scale, bool) or not isinstance(scale, int | float):
+                raise AdapterError(
+                    f"'{folder / CONFIG_FILE}' has {scale!r} for alpha: it was changed by hand or damaged"
+                )
     return config
+
+
+def _values(config: Mapping[str, Any], folder: Path, name: str) -> list[Any]:
+    """The values of a pattern, whose keys must be regular expressions."""
+    pattern = config.get(name) or {}
+    if not isinstance(pattern, Mapping):
+        raise AdapterError(f"'{folder / CONFIG_FILE}' has {pattern!r} for {name}, where a mapping belongs")
+    for key in pattern:
+        try:
+            re.compile(key)
+        except re.error as error:
+            raise AdapterError(
+                f"'{folder / CONFIG_FILE}': {name} names '{key}', which is no pattern ({error})"
+            ) from error
+    return list(pattern.values())
 
 
 def _factors(tensors: Mapping[str, Tensor]) -> Factors:
@@ -158,12 +202,25 @@ def _initial_factors(initial: str | Path | None) -> Factors | None:
     path = Path(initial) / WEIGHTS_FILE
     if not path.is_file():
         raise AdapterError(f"no {WEIGHTS_FILE} in '{initial}': give the folder of the adapter as saved before training")
-    return _factors(load_file(str(path)))
+    try:
+        return _factors(fold_weights(load_file(str(path))))
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"'{path}' is cut short or damaged ({error}): copy or save it again") from error
+
+
+def _other_kind(key: str) -> str | None:
+    """What a tensor is that changes a model besides the factors; None for factors."""
+    for marker, kind in _OTHERS.items():
+        if marker in key:
+            return kind
+    return None if ".lora_" in key else "modules trained whole"
 
 
 def _numbers(tensors: Mapping[str, Tensor]) -> list[Finding]:
     bad = [
-        key for key, tensor in tensors.items() if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+        key
+        for key, tensor in tensors.items()
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all())
     ]
     if bad:
         evidence = f"NaN or infinity in {len(bad)} of {len(tensors)} tensors, such as {bad[0]}"
@@ -172,8 +229,8 @@ def _numbers(tensors: Mapping[str, Tensor]) -> list[Finding]:
     return [Finding("numbers", "good", f"all {len(tensors)} tensors are finite")]
 
 
-def _residual(config: Mapping[str, Any]) -> list[Finding]:
-    """Initialisations that changed the base weight, told by what the configuration says they were."""
+def _residual(config: Mapping[str, Any], first: Factors | None) -> list[Finding]:
+    """Initialisations that changed the base weight, told by the configuration, and by the first weights if there are any."""
     init = str(config.get("init_lora_weights")).lower()
     moved = "disable_adapter() gives the residual model, not the base: every comparison with the base is wrong"
     if init.startswith("pissa_niter"):
@@ -195,7 +252,15 @@ def _residual(config: Mapping[str, Any]) -> list[Finding]:
         return [
             Finding("residual start", "warning", evidence, "use it on the base that LoftQ quantised, saved beside it")
         ]
-    return [Finding("residual start", "good", "the adapter leaves the base weights as they are")]
+    moved_off = [name for name, pair in (first or {}).items() if len(pair) == 2 and not _is_idle(pair)]
+    if moved_off:
+        evidence = (
+            f"the first update is not zero in {len(moved_off)} layers, such as {moved_off[0]}: if it was taken off the base "
+            f"weights, this adapter is wrong on the base as it was, and {moved}"
+        )
+        return [Finding("residual start", "warning", evidence, _CONVERT)]
+    evidence = "the configuration names no start that changes the base weights"
+    return [Finding("residual start", "good", evidence)]
 
 
 def _shapes(config: Mapping[str, Any], factors: Factors, tensors: Mapping[str, Tensor]) -> list[Finding]:
@@ -211,6 +276,10 @@ def _shapes(config: Mapping[str, Any], factors: Factors, tensors: Mapping[str, T
         findings.append(
             Finding("shapes", "warning" if tensors else "error", evidence, "" if tensors else "save it again")
         )
+    strange = [key for key in tensors if ".lora_" in key and not key.startswith("base_model.model.")]
+    if strange:
+        evidence = f"{len(strange)} tensors, such as {strange[0]}, do not begin with base_model.model.: PEFT loads none"
+        findings.append(Finding("shapes", "error", evidence, "save it with PEFT's save_pretrained, or rename them"))
     wrong, wide = [], []
     for name, pair in factors.items():
         if len(pair) != 2:
@@ -234,34 +303,70 @@ def _rank_of(config: Mapping[str, Any], name: str) -> int:
     return int(pattern.get(get_pattern_key(pattern.keys(), name), config.get("r", 0)))
 
 
-def _trained(factors: Factors, initial: Factors | None, fresh: bool) -> list[Finding]:
+def _is_idle(pair: Mapping[str, Tensor]) -> bool:
+    """Whether B A is zero up to the rounding of its own sum, as in an exported residual adapter that was not trained."""
+    a, b = pair["A"].double(), pair["B"].double()
+    update = float((b.T @ b * (a @ a.T)).sum().clamp_min(0).sqrt())
+    return update <= 1e-6 * float(a.norm() * b.norm())
+
+
+def _scale_of(config: Mapping[str, Any], name: str) -> float:
+    pattern = config.get("alpha_pattern") or {}
+    return float(pattern.get(get_pattern_key(pattern.keys(), name), config.get("lora_alpha", 8)))
+
+
+def _trained(
+    config: Mapping[str, Any],
+    factors: Factors,
+    initial: Factors | None,
+    fresh: bool,
+    others: list[str],
+    residual: bool,
+) -> list[Finding]:
     """Did training change anything, and everything?"""
     whole = {name: pair for name, pair in factors.items() if len(pair) == 2}
     if not whole:
         return []
-    idle = [name for name, pair in whole.items() if not bool(pair["B"].any()) or not bool(pair["A"].any())]
+    idle = [name for name, pair in whole.items() if not _scale_of(config, name) or _is_idle(pair)]
     findings = []
     if len(idle) == len(whole) and fresh:
         remedy = "train it: PeftModel.from_pretrained(base, FOLDER, is_trainable=True)"
         return [Finding("did nothing", "note", "a first adapter of lorascope init, which was not trained yet", remedy)]
     if len(idle) == len(whole):
-        evidence = f"B is zero in all {len(whole)} layers: the adapter changes nothing"
+        silent = any(not _scale_of(config, name) for name in whole)
+        zero = not any(bool(pair["B"].any()) for pair in whole.values())
+        why = "lora_alpha is 0" if silent else "B is zero" if zero else "B A is zero"
         remedy = (
             "it was saved before training, its weights were frozen (is_trainable=True when loading to train), or the "
             "trainer's optimiser did not have them: look at requires_grad and the number of trainable parameters"
         )
-        return [Finding("did nothing", "error", evidence, remedy)]
+        if others:
+            evidence = f"{why} in all {len(whole)} layers: only {' and '.join(others)} can change the model"
+            return [
+                Finding("did nothing", "warning", evidence, "fine if that is what was trained; otherwise " + remedy)
+            ]
+        return [
+            Finding("did nothing", "error", f"{why} in all {len(whole)} layers: the adapter changes nothing", remedy)
+        ]
+    largest = max(float(pair["B"].abs().max()) * float(pair["A"].abs().max()) for pair in whole.values())
     if idle:
         evidence = f"the update is zero in {len(idle)} of {len(whole)} layers, such as {idle[0]}"
         remedy = "these layers got no gradient or were frozen: leave them out of target_modules, or find out why"
         findings.append(Finding("never updated", "warning", evidence, remedy))
+    elif largest < _NEGLIGIBLE:
+        evidence = f"the largest product of entries of A and B is {largest:.1e}: the update is next to nothing"
+        remedy = "the learning rate was tiny or training was short: compare the model's answers with and without it"
+        findings.append(Finding("did nothing", "warning", evidence, remedy))
     else:
         findings.append(Finding("did nothing", "good", f"every one of {len(whole)} layers has an update"))
     active = {name: pair for name, pair in whole.items() if name not in idle}
     if initial is not None:
-        lacking = [name for name in whole if name not in initial]
-        if lacking:
-            raise AdapterError(f"the first adapter lacks layer '{lacking[0]}': give the one this run started from")
+        for name, pair in whole.items():
+            before = initial.get(name, {})
+            if any(kind not in before or before[kind].shape != pair[kind].shape for kind in pair):
+                raise AdapterError(
+                    f"the first adapter lacks layer '{name}', or has it of another shape: give the one this run started from"
+                )
         frozen = [name for name, pair in active.items() if torch.equal(pair["A"], initial[name]["A"])]
         both = [name for name in whole if all(torch.equal(whole[name][k], initial[name][k]) for k in ("A", "B"))]
         if both:
@@ -269,6 +374,8 @@ def _trained(factors: Factors, initial: Factors | None, fresh: bool) -> list[Fin
             findings.append(Finding("never updated", "warning", evidence, "they were frozen, or got no gradient"))
         frozen = [name for name in frozen if name not in both]
         how = "exactly as it started"
+    elif residual:
+        frozen, how = [], ""  # half of its A is that of the start, by design
     else:
         frozen = [name for name, pair in active.items() if _as_drawn(pair["A"])]
         how = "within the range PEFT draws it from, or orthonormal as lorascope starts it"
@@ -292,7 +399,7 @@ def _as_drawn(a: Tensor) -> bool:
 def _rank_used(config: Mapping[str, Any], factors: Factors) -> list[Finding]:
     shares, used, ranks = [], [], []
     for pair in factors.values():
-        if len(pair) != 2 or not bool(pair["B"].any()) or not bool(pair["A"].any()):
+        if len(pair) != 2 or _is_idle(pair):
             continue
         values = low_rank_singular_values(pair["A"].double(), pair["B"].double(), 1.0)
         used.append(float(effective_rank(values)))
@@ -354,4 +461,31 @@ def _base(folder: Path, config: Mapping[str, Any], factors: Factors, base: nn.Mo
             evidence = "the weights of this model have another fingerprint than those it was trained on"
             return [Finding("base", "error", evidence, f"take the model it was trained on: '{named}'")]
         return [Finding("base", "good", "the weights have the fingerprint of those it was trained on")]
-    return [Finding("base", "good", f"all {len(factors)} layers fit this model; the adapter records no fingerprint")]
+    evidence = (
+        f"all {len(factors)} layers fit this model in shape; whether its weights are the right ones is not recorded"
+    )
+    missed = _missed(config, factors, modules)
+    if missed:
+        evidence = f"target_modules name {missed} more linear layers of this model than the file has factors for"
+        return [
+            Finding("base", "warning", evidence, "the file is not whole, or it is for another model: save it again")
+        ]
+    given = str(getattr(getattr(base, "config", None), "_name_or_path", "") or "")
+    if named and given and Path(str(named)).name != Path(given).name:
+        evidence += f"; it was made for '{named}', and this is '{given}'"
+    return [Finding("base", "note", evidence)]
+
+
+def _missed(config: Mapping[str, Any], factors: Factors, modules: Mapping[str, nn.Module]) -> int:
+    """How many linear layers ``target_modules`` names, as a plain list, that the file does not have."""
+    names = config.get("target_modules")
+    narrowed = any(config.get(key) for key in ("layers_to_transform", "exclude_modules", "layers_pattern"))
+    if not isinstance(names, list) or narrowed:
+        return 0
+    ends = tuple(f".{name}" for name in names)
+    wanted = [
+        name
+        for name, module in modules.items()
+        if isinstance(module, nn.Linear | Conv1D) and (name in names or name.endswith(ends))
+    ]
+    return len([name for name in wanted if name not in factors])

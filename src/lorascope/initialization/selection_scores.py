@@ -149,7 +149,11 @@ class PoolScorer:
         self.options, self.progress = options or ScoreOptions(), progress
         self.longest = allowed_length(model, tokenizer, self.options.max_length)
         self.collate = PaddingCollator(pad_token_id(tokenizer, self.options.pad_token))
-        about: dict[str, Any] = {"pool": pool.digest(), "model": fingerprint(model), "options": dataclasses.asdict(self.options)}
+        about: dict[str, Any] = {
+            "pool": pool.digest(),
+            "model": fingerprint(model),
+            "options": dataclasses.asdict(self.options),
+        }
         about["adapter"] = adapter_digest(model)
         self.key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = None if cache is None else Path(cache) / self.key

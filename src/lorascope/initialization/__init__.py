@@ -3,10 +3,11 @@
 from lorascope.initialization.budget import directions_for, effective_directions, water_fill
 from lorascope.initialization.directions import MODES
 from lorascope.initialization.initialize import initialize_lora_fisher
+from lorascope.initialization.layer_sums import LayerStatistics
 from lorascope.initialization.memory import NEEDS
 from lorascope.initialization.result import FisherInitialization
 from lorascope.initialization.samples import SampleOptions, SampleScores, gradient_energy
-from lorascope.initialization.statistics import Collected, LayerStatistics, collect_statistics
+from lorascope.initialization.statistics import Collected, collect_statistics
 
 __all__ = [
     "MODES",

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lorascope.core.errors import InputError
+from lorascope.initialization.layer_sums import LayerStatistics
 from lorascope.initialization.spectrum import FULL_EIGEN_WIDTH, KEPT, power, quadratic_forms, signed, spectrum_of_matrix
-from lorascope.initialization.statistics import LayerStatistics
 
 DEFAULT_NORM = 3**-0.5
 """Norm of each row of A as PEFT draws it on average: uniform in +-1/sqrt(d) gives |A|_F = sqrt(r / 3)."""

@@ -21,13 +21,13 @@ from lorascope.core.provenance import collect
 from lorascope.core.seeds import preserved_random_state
 from lorascope.initialization.budget import directions_for, effective_directions, water_fill
 from lorascope.initialization.directions import DEFAULT_NORM, MODES, Start, fisher_batch, fisher_select, random
+from lorascope.initialization.layer_sums import LayerStatistics
 from lorascope.initialization.memory import parse_memory
 from lorascope.initialization.result import FisherInitialization
 from lorascope.initialization.statistics import (
     EXACT_WIDTH,
     FISHERS,
     SKETCH,
-    LayerStatistics,
     adaptable,
     collect_statistics,
 )

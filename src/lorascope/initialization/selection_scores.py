@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import itertools
 import json
 import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,24 +16,29 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
-from scipy.sparse.linalg import eigsh
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from lorascope.adapters import adapter_digest, fingerprint
-from lorascope.core.errors import AdapterError, InputError, ModelError
+from lorascope.core.errors import InputError, ModelError
 from lorascope.core.files import atomic_write_bytes
-from lorascope.core.seeds import derive_seed, preserved_random_state
+from lorascope.core.seeds import derive_seed
 from lorascope.initialization._loss import IGNORED, logits_of, targets
-from lorascope.initialization.accumulators import SymmetricSum
+from lorascope.initialization.layer_sums import LayerStatistics
 from lorascope.initialization.samples import SampleOptions
+from lorascope.initialization.selection_arrays import GradientScores, choice_shares, filled, joined
+from lorascope.initialization.selection_model import (
+    attention_spread,
+    eager_attention,
+    leading_directions,
+    with_layers,
+)
 from lorascope.initialization.selection_pool import SPLIT, Pool
-from lorascope.initialization.spectrum import signed
-from lorascope.initialization.statistics import LayerStatistics, collect_statistics
+from lorascope.initialization.statistics import collect_statistics
 from lorascope.tasks import PaddingCollator, encode_task, pad_token_id
 from lorascope.tasks.encode import EncodedChoices, encode_choices
 from lorascope.tasks.evaluate import allowed_length, evaluation_mode
@@ -44,9 +47,6 @@ from lorascope.tasks.scoring import score_choices
 
 PART = 64
 """Rows in a part: what an interruption can lose."""
-
-SINKS = 1
-"""First keys that attention logits leave out: models park attention there, whatever the row says."""
 
 _ATTENTION_ELEMENTS = 2**26
 
@@ -94,33 +94,6 @@ class ScoreOptions:
             raise InputError(f"features {self.features} must be a square number, such as 256")
         if self.overlong not in ("error", "truncate"):
             raise InputError(f"overlong '{self.overlong}' must be error or truncate: rows of a pool can't be dropped")
-
-
-@dataclass(frozen=True)
-class GradientScores:
-    """Gradients of the pool's rows, for one label or for several possible ones.
-
-    Attributes:
-        energy: |G V|^2 summed over layers, float64 of (rows, labels); 0 where a row has fewer labels.
-        features: Short projections of G V, float64 of (rows, labels, features).
-        weights: Probability of each label, float64 of (rows, labels).
-    """
-
-    energy: Float[np.ndarray, "n c"]
-    features: Float[np.ndarray, "n c f"]
-    weights: Float[np.ndarray, "n c"]
-
-    @property
-    def expected_energy(self) -> Float[np.ndarray, " n"]:
-        """Mean energy over the labels."""
-        found: np.ndarray = (self.weights * self.energy).sum(1)
-        return found
-
-    @property
-    def weighted_features(self) -> Float[np.ndarray, "n c f"]:
-        """Features times the roots of the probabilities, as `greedy_d_optimal` takes them."""
-        found: np.ndarray = np.sqrt(self.weights)[:, :, None] * self.features
-        return found
 
 
 class PoolScorer:
@@ -172,7 +145,7 @@ class PoolScorer:
         """Entropy of the answer in nats: over the choices of a question, else the mean over scored tokens."""
         if self.pool.task.kind != "multiple_choice":
             return self._all("forward", self._forward)["entropy"]
-        shares = _shares(self._all("choices", self._choices)["log_likelihoods"])
+        shares = choice_shares(self._all("choices", self._choices)["log_likelihoods"])
         logs = np.log(np.where(shares > 0, shares, 1.0))
         found: np.ndarray = -(shares * logs).sum(1)
         return found
@@ -203,7 +176,7 @@ class PoolScorer:
         Raises:
             InputError: No row has a query that counts.
         """
-        with _eager_attention(self.model):
+        with eager_attention(self.model):
             found = self._all("attention", self._attention)["attention"]
         short = np.isinf(found)
         if short.all():
@@ -225,12 +198,12 @@ class PoolScorer:
         """
         if labels not in ("given", "expected"):
             raise InputError(f"labels '{labels}' must be given or expected")
-        with _with_layers(self.model, self.options.target_modules) as model:
+        with with_layers(self.model, self.options.target_modules) as model:
             subspaces = self._subspaces(model, labels) if self.options.subspace else None
             found = self._all(f"gradients-{labels}", lambda rows: self._gradients(model, rows, labels, subspaces))
         weights = found["weights"]
         if labels == "expected" and self.pool.task.kind == "multiple_choice":
-            weights = _shares(found["log_likelihoods"])
+            weights = choice_shares(found["log_likelihoods"])
         return GradientScores(found["energy"], found["features"].astype(np.float64), weights)
 
     # What the parts hold
@@ -244,7 +217,7 @@ class PoolScorer:
                 rows = range(start, min(start + PART, len(self.pool)))
                 parts.append(self._kept(f"{name}-{start:06d}", functools.partial(compute, rows)))
                 bar.update(len(rows))
-        return {key: _joined([part[key] for part in parts], key) for key in parts[0]}
+        return {key: joined([part[key] for part in parts], key) for key in parts[0]}
 
     def _kept(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
         path = None if self.folder is None else self.folder / f"{name}.safetensors"
@@ -287,7 +260,7 @@ class PoolScorer:
                 pad_id=self.collate.pad_id,
             )
         tokens = [[len(continuation) for _, continuation in question.pairs] for question in questions]
-        return {"log_likelihoods": _filled(scores, -np.inf), "tokens": _filled(tokens, 1.0)}
+        return {"log_likelihoods": filled(scores, -np.inf), "tokens": filled(tokens, 1.0)}
 
     def _forward(self, rows: Sequence[int]) -> Arrays:
         """Loss, entropy and centred logits of rows without choices."""
@@ -378,7 +351,7 @@ class PoolScorer:
 
     def _drawn_choices(self, rows: Sequence[int]) -> list[Feature]:
         """Each question with one of its choices as its label, drawn from the model."""
-        shares = _shares(self._choices(rows)["log_likelihoods"])
+        shares = choice_shares(self._choices(rows)["log_likelihoods"])
         rng = np.random.default_rng(derive_seed(self.options.seed, "choices"))
         questions = self._questions(rows)
         return [
@@ -428,152 +401,13 @@ class PoolScorer:
         for row, span in enumerate(spans):
             stacked[row, : counts[row]] = np.stack(features[span])
         return {
-            "energy": _filled([energy[span] for span in spans], 0.0),
+            "energy": filled([energy[span] for span in spans], 0.0),
             "features": stacked,
-            "log_likelihoods": _filled([logs[span] for span in spans], -np.inf),
-            "weights": _filled([[1 / count] * count for count in counts], 0.0),
+            "log_likelihoods": filled([logs[span] for span in spans], -np.inf),
+            "weights": filled([[1 / count] * count for count in counts], 0.0),
         }
-
-
-def leading_directions(factor: SymmetricSum, tokens: int, rank: int) -> Float[Tensor, "d r"]:
-    """Leading eigenvectors of a layer's Fisher factor, by Lanczos where the whole matrix is kept.
-
-    A few vectors of many matrices are wanted here; all of them, as `SymmetricSum.spectrum` finds them, take ten times as
-    long as the pass over the data.
-
-    Args:
-        factor: The sum.
-        tokens: Number of tokens in it.
-        rank: How many at most; a layer that is narrower has fewer.
-
-    Returns:
-        Orthonormal columns, float32 in main memory, the largest eigenvalue first; each one's largest entry is positive.
-
-    Example:
-        >>> total = SymmetricSum(3, torch.device("cpu"))
-        >>> total.update(torch.tensor([[0.0, 2.0, 0.0], [1.0, 0.0, 0.0]]))
-        >>> leading_directions(total, 2, 1).flatten().tolist()
-        [0.0, 1.0, 0.0]
-    """
-    size = factor.size
-    if factor.sketched or size <= max(64, 4 * rank):
-        return factor.spectrum(tokens, rank).vectors[:, :rank].contiguous().cpu()
-    matrix = factor.sum.double().cpu().numpy()
-    start = np.random.default_rng(0).standard_normal(size)  # ARPACK would draw its own
-    _, vectors = eigsh((matrix + matrix.T) / 2, k=rank, which="LA", v0=start)
-    return signed(torch.from_numpy(vectors[:, ::-1].copy()).float())
-
-
-def attention_spread(weights: Float[Tensor, "heads t t"]) -> tuple[float, int]:
-    """Sum over heads and queries of the variance of the attention logits, and how many there are.
-
-    Args:
-        weights: Attention after softmax, causal: row q has keys 0..q.
-
-    Returns:
-        Sum of variances, float64, and their number.
-
-    Example:
-        >>> logits = torch.tensor([[[0.0, 0.0, 0.0, 0.0], [0.0, 0, 0, 0], [5.0, 1.0, 3.0, 0.0], [0, 0, 0, 0]]])
-        >>> mask = torch.ones(4, 4).tril().bool()
-        >>> attention = logits.masked_fill(~mask, -torch.inf).softmax(-1)
-        >>> total, count = attention_spread(attention)
-        >>> round(total, 4), count
-        (1.0, 2)
-    """
-    length = weights.shape[-1]
-    logs = weights.double().clamp_min(1e-30).log()
-    mask = torch.ones(length, length, dtype=torch.bool, device=weights.device).tril()
-    mask[:, :SINKS] = False
-    keys = mask.sum(-1)
-    use = keys >= 2
-    if not bool(use.any()):
-        return 0.0, 0
-    number = keys.clamp_min(1)
-    mean = logs.masked_fill(~mask, 0.0).sum(-1) / number
-    spread = (logs - mean[..., None]).masked_fill(~mask, 0.0).square().sum(-1) / number
-    return float(spread[:, use].sum()), int(use.sum()) * weights.shape[0]
-
-
-@contextlib.contextmanager
-def _with_layers(model: torch.nn.Module, targets: str | tuple[str, ...]) -> Iterator[PeftModel]:
-    """The model with LoRA layers: its own, or idle ones of rank 1 that are taken off again."""
-    if isinstance(model, PeftModel):
-        yield model
-        return
-    needed = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    hooks = {module: set(module._forward_hooks) for module in model.modules()}
-    names: str | list[str] = targets if isinstance(targets, str) else list(targets)
-    with preserved_random_state(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-        try:
-            adapted = get_peft_model(model, LoraConfig(r=1, target_modules=names))
-        except ValueError as error:
-            reason = " ".join(str(error).split())
-            raise AdapterError(f"target_modules {targets!r} do not fit this model: {reason}") from error
-    try:
-        yield adapted
-    finally:
-        adapted.unload()
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in needed)
-        for (
-            module,
-            before,
-        ) in hooks.items():  # with gradient checkpointing PEFT makes the embeddings' outputs need gradients
-            for key in set(module._forward_hooks) - before:
-                del module._forward_hooks[key]
-
-
-@contextlib.contextmanager
-def _eager_attention(model: torch.nn.Module) -> Iterator[None]:
-    """Attention that gives its weights, then as it was."""
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    if not isinstance(base, PreTrainedModel):
-        raise ModelError("smallest_attention needs a model of transformers, which can give its attention weights")
-    untyped: Any = base
-    before = untyped.config._attn_implementation
-    try:
-        untyped.set_attn_implementation("eager")
-    except (ValueError, AttributeError) as error:
-        raise ModelError(f"{type(base).__name__} gives no attention weights ({error}): take another method") from error
-    try:
-        yield
-    finally:
-        untyped.set_attn_implementation(before)
 
 
 def _feature(context: list[int], continuation: list[int]) -> Feature:
     ids = context + continuation
     return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": [IGNORED] * len(context) + continuation}
-
-
-def _filled(rows: Sequence[Sequence[float | int]], value: float) -> np.ndarray:
-    """Rows of several lengths as one float64 array."""
-    found = np.full((len(rows), max(map(len, rows))), value, dtype=np.float64)
-    for index, row in enumerate(rows):
-        found[index, : len(row)] = row
-    return found
-
-
-def _joined(parts: Sequence[np.ndarray], name: str) -> np.ndarray:
-    """Parts below each other, narrower ones filled up."""
-    if parts[0].ndim == 1:
-        return np.concatenate(parts)
-    width = max(part.shape[1] for part in parts)
-    value = {"log_likelihoods": -np.inf, "tokens": 1.0}.get(name, 0.0)
-    padded = []
-    for part in parts:
-        room = [(0, 0)] * part.ndim
-        room[1] = (0, width - part.shape[1])
-        padded.append(np.pad(part, room, constant_values=value))
-    return np.concatenate(padded)
-
-
-def _shares(log_likelihoods: np.ndarray) -> np.ndarray:
-    """Softmax over the choices; minus infinity marks a choice that a row does not have."""
-    top = log_likelihoods.max(1, keepdims=True)
-    raw = np.exp(log_likelihoods - top)
-    found: np.ndarray = raw / raw.sum(1, keepdims=True)
-    return found

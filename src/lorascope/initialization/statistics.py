@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import operator
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,13 +20,14 @@ from lorascope.core.errors import DataError, InputError, ModelError, unknown_nam
 from lorascope.core.seeds import derive_seed, preserved_random_state
 from lorascope.initialization._capture import GradientCapture, prepared
 from lorascope.initialization._loss import logits_of, loss_terms, targets
-from lorascope.initialization.accumulators import Probes, ProductSum, SymmetricSum
+from lorascope.initialization.accumulators import Probes
+from lorascope.initialization.layer_sums import LayerStatistics, LayerSums
 from lorascope.initialization.memory import NEEDS, Chunk, Tokens, parse_memory, plan_chunks
 from lorascope.initialization.samples import SampleOptions, SampleRecorder, SampleScores
 from lorascope.measuring.batches import make_batches
 from lorascope.measuring.losses import is_causal_lm
 from lorascope.measuring.processes import processes
-from lorascope.measuring.selection import ForeignRowsError, Selection, select_tokens
+from lorascope.measuring.selection import Selection, select_tokens
 
 FISHERS = ("empirical", "true")
 EXACT_WIDTH = 4096
@@ -37,35 +37,6 @@ SKETCH = 256
 """Columns of a sketch."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class LayerStatistics:
-    """Sums over tokens of one layer, with a the input and g the gradient of the summed loss at the output.
-
-    Attributes:
-        component: The layer.
-        tokens: Tokens that count, with which each sum is divided to give a mean.
-        input_energy: E|a|^2 = tr A.
-        gradient_energy: E|g|^2 = tr G.
-        fisher_trace: E|g|^2 |a|^2 = tr F_in = tr F_out: the trace of the tokens' Fisher matrix of the weight.
-        input: A = E a a^T; shared with the layers that have the same input.
-        output: G = E g g^T.
-        input_fisher: F_in = E |g|^2 a a^T.
-        output_fisher: F_out = E |a|^2 g g^T.
-        mean_gradient: M = E g a^T.
-    """
-
-    component: Component
-    tokens: int
-    input_energy: float
-    gradient_energy: float
-    fisher_trace: float
-    input: SymmetricSum | None = None
-    output: SymmetricSum | None = None
-    input_fisher: SymmetricSum | None = None
-    output_fisher: SymmetricSum | None = None
-    mean_gradient: ProductSum | None = None
 
 
 @dataclass(frozen=True)
@@ -348,9 +319,9 @@ class _Job:
 
     def _pass(
         self, chunk: Chunk, number: int, recorder: SampleRecorder | None, label: str, progress: bool
-    ) -> tuple[dict[str, _State], dict[str, str]]:
+    ) -> tuple[dict[str, LayerSums], dict[str, str]]:
         """Pass all data once for the layers of a chunk."""
-        states: dict[str, _State] = {}
+        states: dict[str, LayerSums] = {}
         selection: Selection
 
         def consume(component: Component, x: Tensor, gradient: Tensor) -> None:
@@ -359,7 +330,7 @@ class _Job:
                 # All forward hooks of the batch have run: it is known which layers share an input.
                 leads = capture.leaders.get(name, name) == name
                 need = tuple(item for item in self.need if item != "input" or leads)
-                states[name] = _State(component, need, self.probes if name in chunk.sketched else None, self.device)
+                states[name] = LayerSums(component, need, self.probes if name in chunk.sketched else None, self.device)
             states[name].update(x, gradient, selection, recorder)
 
         total = operator.length_hint(self.data) or None
@@ -414,7 +385,7 @@ class _Job:
                 leads = leaders.get(component.name, component.name) == component.name
                 need = tuple(item for item in self.need if item != "input" or leads)
                 probes = self.probes if component.name in chunk.sketched else None
-                states[component.name] = _State(component, need, probes, self.device)
+                states[component.name] = LayerSums(component, need, probes, self.device)
         if self.world > 1:
             for component in chunk.components:
                 for tensor in states[component.name].tensors():
@@ -463,7 +434,7 @@ class _Job:
     def _reduce(
         self,
         chunk: Chunk,
-        states: dict[str, _State],
+        states: dict[str, LayerSums],
         leaders: dict[str, str],
         reduce: Callable[[LayerStatistics], Any] | None,
         notes: list[str],
@@ -507,84 +478,6 @@ class _Job:
             torch.distributed.all_gather_object(every, parts)
             parts = {number: part for one in every for number, part in one.items()}
         return recorder.scores(parts)
-
-
-class _State:
-    """The sums of one layer in a pass."""
-
-    def __init__(
-        self, component: Component, need: tuple[str, ...], probes: Probes | None, device: torch.device
-    ) -> None:
-        self.component = component
-        self.scalars = torch.zeros(3, dtype=torch.float64, device=device)
-        self.rows, self.foreign = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
-        self.sums: dict[str, SymmetricSum | ProductSum] = {}
-        for name in need:
-            if name == "mean_gradient":
-                self.sums[name] = ProductSum(component.d_out, component.d_in, device, probes)
-            else:
-                size = component.d_in if name.startswith("input") else component.d_out
-                self.sums[name] = SymmetricSum(size, device, probes)
-
-    def update(self, x: Tensor, gradient: Tensor, selection: Selection, recorder: SampleRecorder | None) -> None:
-        """Add one batch."""
-        try:
-            index = selection.index_for(tuple(gradient.shape[:-1]))
-        except ForeignRowsError:
-            self.foreign += gradient.numel() // gradient.shape[-1]
-            return
-        a, g = (t.reshape(-1, t.shape[-1]).float() for t in (x, gradient))
-        if index is not None:
-            a, g = a.index_select(0, index), g.index_select(0, index)
-        big_a, big_g = torch.linalg.vecdot(a, a), torch.linalg.vecdot(g, g)
-        self.rows += len(a)
-        self.scalars += torch.stack([part.sum(dtype=torch.float64) for part in (big_a, big_g, big_a * big_g)])
-        for name, total in self.sums.items():
-            if isinstance(total, ProductSum):
-                total.update(g, a)
-            elif name == "input":
-                total.update(a)
-            elif name == "output":
-                total.update(g)
-            elif name == "input_fisher":
-                total.update(a, big_g)
-            else:
-                total.update(g, big_a)
-        if recorder is not None:
-            recorder.update(self.component, *(_by_sample(t, index, selection) for t in (x, gradient)))
-
-    def tensors(self) -> Iterator[Tensor]:
-        """The tensors whose sum over processes is the state of all of them together."""
-        yield from (self.scalars, self.rows, self.foreign)
-        for total in self.sums.values():
-            yield from total.tensors()
-
-    def statistics(self, shared: _State) -> LayerStatistics:
-        """The statistics; the input factor is that of the layer that leads."""
-        if not all(math.isfinite(float(x)) for x in self.scalars):
-            raise ModelError(
-                f"inputs or gradients of layer '{self.component.name}' hold NaN or infinity: check the model's weights and "
-                "the data, or load the model in float32 or bfloat16"
-            )
-        n = int(self.rows)
-        a, g, both = (float(x) / n for x in self.scalars)
-        sums: dict[str, Any] = dict(self.sums)
-        if "input" in shared.sums:
-            sums["input"] = shared.sums["input"]
-        return LayerStatistics(self.component, n, a, g, both, **sums)
-
-    def release(self, *, keep_input: bool) -> None:
-        """Let the sums go; the input factor stays while other layers wait for it."""
-        self.sums = {name: total for name, total in self.sums.items() if keep_input and name == "input"}
-
-
-def _by_sample(x: Tensor, index: Tensor | None, selection: Selection) -> Tensor:
-    """(samples, tokens, features) in float32, tokens that do not count as zeros."""
-    rows = x.reshape(-1, x.shape[-1]).float()
-    if index is not None:
-        mask = torch.zeros(len(rows), 1, device=rows.device).index_fill_(0, index, 1.0)
-        rows = rows * mask
-    return rows.reshape(selection.samples, -1, x.shape[-1])
 
 
 def _batches(data: Any) -> Any:

@@ -13,7 +13,9 @@ def init_command(
     model: Annotated[str, typer.Option(help="Base model: smollm2 (embedded), a folder or a hub id.")] = "smollm2",
     task: Annotated[str, typer.Option(help="Known task, or a path to your own JSONL or Parquet rows.")] = "towns",
     rank: Annotated[int, typer.Option(min=1, help="Rank of every layer, before a budget spreads it.")] = 16,
-    mode: Annotated[str, typer.Option(help="fisher, activation, gradient, natural_gradient or random.")] = "fisher",
+    mode: Annotated[
+        str, typer.Option(help="fisher, fisher_batch, activation, gradient, natural_gradient or random.")
+    ] = "fisher",
     budget: Annotated[
         str | None, typer.Option(help="Spread ranks over the layers: parameters such as 500000, or '4MB adapter'.")
     ] = None,
@@ -62,6 +64,10 @@ def init_command(
     given |= {"target_modules": names, "seed": seed, "max_length": max_length, "overlong": overlong, "init_rows": rows}
     spec = RunSpec.from_mapping({k: v for k, v in given.items() if v is not None}, source="command line")
     parameters = _parameters(budget)
+    if max_rank is not None and parameters is None:
+        raise InputError(
+            f"--max-rank {max_rank} bounds the ranks that a budget spreads: give --budget too, or --rank alone"
+        )
     require_empty_dir(out, remedy="choose another --out, or empty it")
     result = _start(spec, out, mode, fisher, parameters, max_rank, max_memory, batch_size, dtype, progress)
     if as_json:

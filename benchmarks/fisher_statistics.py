@@ -261,7 +261,14 @@ def document(found: dict[str, Any]) -> str:
         lines += ["| mode, max_memory | passes | above, MB | predicted, MB |", "|---|---|---|---|"]
         for name, made in part["modes"].items():
             lines.append(f"| {name} | {made['passes']} | {made['above'] / 1e6:,.0f} | {made['predicted'] / 1e6:,.0f} |")
-        lines += ["", "Live tensors are counted one by one in `tests/initialization/test_memory.py`.", ""]
+        lines += [
+            "",
+            "Of several passes each looks at a part of the layers only, and the rest of the process takes less than that "
+            "one does: a difference below 0 says",
+            "that, and nothing about the sums. The sums themselves are counted tensor by tensor in "
+            "`tests/initialization/test_memory.py`.",
+            "",
+        ]
     if "wide" in found:
         part = found["wide"]
         lines += ["## One wide layer", "", f"F_in of a layer with {part['d_in']} inputs and {part['d_out']} outputs, "]

@@ -71,11 +71,15 @@ def overlap(rank: int, rows: int, targets: str) -> pd.DataFrame:
         found: dict[str, Any] = {kind: start.directions[:, :rank].clone() for kind, start in starts.items()}
         fisher = layer.input_fisher.sum / layer.tokens
         held = {kind: float((found[kind] * (fisher @ found[kind])).sum() / layer.fisher_trace) for kind in KINDS}
+        assert layer.input is not None
+        inputs, trace = layer.input.sum, float(layer.input.trace)
+        seen = {kind: float((found[kind] * (inputs @ found[kind])).sum() / trace) for kind in KINDS}
         pulled = layer.mean_gradient.matrix(layer.tokens)
         mean = {kind: float((pulled @ found[kind]).square().sum() / square) for kind in KINDS}
         return {
             **found,
             "fisher held": held,
+            "input held": seen,
             "gradient held": mean,
             "signal": square * layer.tokens / layer.fisher_trace,
         }
@@ -95,6 +99,7 @@ def overlap(rank: int, rows: int, targets: str) -> pd.DataFrame:
             row[f"{kind} again"] = float((one[kind].T @ two[kind]).square().sum() / rank)
             row[f"F_in held by {kind}"] = one["fisher held"][kind]
             row[f"M held by {kind}"] = one["gradient held"][kind]
+            row[f"A held by {kind}"] = one["input held"][kind]
         row["signal"] = one["signal"]
         table.append(row)
     return pd.DataFrame(table)
@@ -141,13 +146,13 @@ def main() -> None:
             "Overlap: mean squared cosine of the principal angles, 1 for the same subspace, `random` for random ones."
         ]
         parts += [
-            "`again`: the same method on the other half. `F_in held`, `M held`: share of tr F_in and of |M|^2 in its 8"
+            "`again`: the same method on the other half. `F_in held`, `M held`, `A held`: share of tr F_in, |M|^2, tr A"
         ]
         parts += [
-            "directions. `signal`: |M|^2 times the number of tokens over tr F_in, 1 if the mean gradient were only noise."
+            "in its 8 directions. `signal`: |M|^2 times the number of tokens over tr F_in, 1 if the mean gradient were noise."
         ]
         overlaps = ["layer", "random", *(f"{a}-{b}" for a, b in PAIRS), *(f"{kind} again" for kind in KINDS)]
-        shares = ["layer", *(f"{what} held by {kind}" for what in ("F_in", "M") for kind in KINDS), "signal"]
+        shares = ["layer", *(f"{what} held by {kind}" for what in ("F_in", "M", "A") for kind in KINDS), "signal"]
         parts += ["", markdown(means[overlaps]), "", markdown(means[shares]), ""]
     machine = json.dumps(facts["provenance"], indent=1)
     parts += [f"Training took {runs['seconds_training'].sum() / 60:.0f} minutes in the runs that are compared.", ""]

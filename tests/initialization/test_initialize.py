@@ -19,7 +19,7 @@ from lorascope.adapters import ElasticLoraConfig, components
 from lorascope.adapters._initial import base_weight, factor_parameters
 from lorascope.core.errors import AdapterError, InputError, ModelError
 from lorascope.initialization import MODES, collect_statistics
-from lorascope.initialization.directions import fisher_batch
+from lorascope.initialization.directions import DEFAULT_NORM, LONGEST, fisher_batch
 from lorascope.initialization.result import FisherInitialization
 from lorascope.quantization import ICQConfig
 from tests.initialization.reference import reference, summed
@@ -351,6 +351,23 @@ def test_only_the_named_adapter_is_written(fresh: Any, batches: Any) -> None:
     assert model.active_adapter == "default"
 
 
+def test_balanced_rows_see_equally_much(fresh: Any, batches: Any) -> None:
+    data = batches(count=4)
+    truth = reference(fresh(), data, summed)
+    models = fresh(), fresh()
+    start(models[0], data, "fisher")
+    start(models[1], data, "fisher_balanced")
+    for name, found in truth.items():
+        seen = found["input"].double()
+        plain, balanced = (factors(model, name)[0] for model in models)
+        usual = seen.trace() / len(seen) / 3
+        assert overlap(balanced, torch.linalg.qr(plain.T).Q) > 1 - 1e-6
+        energies = torch.einsum("ri,ij,rj->r", balanced, seen, balanced)
+        longest = balanced.norm(dim=1) > LONGEST * DEFAULT_NORM * (1 - 1e-4)
+        torch.testing.assert_close(energies[~longest], usual.expand(len(energies))[~longest], rtol=1e-4, atol=0)
+        assert bool((energies[longest] <= usual * (1 + 1e-4)).all())
+
+
 @pytest.mark.parametrize("mode", RESIDUAL)
 def test_a_head_that_is_trained_whole_is_saved_with_a_residual_start(
     mode: str, fresh: Any, batches: Any, tmp_path: Path
@@ -450,6 +467,8 @@ def test_little_data_is_used_and_named(fresh: Any, batches: Any) -> None:
         found = start(model, one, mode)
         assert torch.equal(logits(model, one[0]), before)
         a, _, _ = factors(model)
+        if mode == "fisher_balanced":
+            a = torch.nn.functional.normalize(a) * DEFAULT_NORM
         assert torch.allclose(a @ a.T, torch.eye(4, dtype=torch.float64) / 3, atol=1e-5)
         if mode != "random":
             said = " ".join(found.warnings)

@@ -14,7 +14,7 @@ def init_command(
     task: Annotated[str, typer.Option(help="Known task, or a path to your own JSONL or Parquet rows.")] = "towns",
     rank: Annotated[int, typer.Option(min=1, help="Rank of every layer, before a budget spreads it.")] = 16,
     mode: Annotated[
-        str, typer.Option(help="fisher, fisher_batch, activation, gradient, natural_gradient or random.")
+        str, typer.Option(help="fisher, fisher_batch, fisher_balanced, activation, gradient, natural_gradient, random.")
     ] = "fisher",
     budget: Annotated[
         str | None, typer.Option(help="Spread ranks over the layers: parameters such as 500000, or '4MB adapter'.")

@@ -16,6 +16,9 @@ from lorascope.initialization.spectrum import FULL_EIGEN_WIDTH, KEPT, power, qua
 DEFAULT_NORM = 3**-0.5
 """Norm of each row of A as PEFT draws it on average: uniform in +-1/sqrt(d) gives |A|_F = sqrt(r / 3)."""
 
+LONGEST = 10.0
+"""Most times the usual length that a row is made."""
+
 
 @dataclass(frozen=True)
 class Start:
@@ -27,12 +30,14 @@ class Start:
         outputs: Columns of B, best first, (d_out, k); None for zero-delta modes, where B is zero.
         scores: What the directions were ranked by, best first, (k).
         known: Number of directions that the data decide; the others are arbitrary.
+        lengths: Of zero-delta modes: how long each row of A is beside the usual length; None is 1.
     """
 
     directions: Float[Tensor, "d_in k"]
     outputs: Float[Tensor, "d_out k"] | None
     scores: Float[Tensor, " k"]
     known: int
+    lengths: Float[Tensor, " k"] | None = None
 
 
 Make = Callable[[LayerStatistics, Tensor | None, int], Start]
@@ -68,6 +73,27 @@ def fisher(statistics: LayerStatistics, _weight: Tensor | None, rank: int) -> St
     assert statistics.input_fisher is not None
     found = statistics.input_fisher.spectrum(statistics.tokens, rank, leading=True)
     return Start(found.vectors, None, found.values, found.rank())
+
+
+def fisher_balanced(statistics: LayerStatistics, _weight: Tensor | None, rank: int) -> Start:
+    r"""The directions of ``fisher``, with rows of such lengths that each sees as much of the inputs as PEFT's rows do.
+
+    .. math:: |a_i|^2 = \frac{1}{3}\,\frac{\mathrm{tr} A / d}{v_i^T A v_i}
+
+    A random row of PEFT's sees E (a_i^T x)^2 = tr A / (3 d). A leading direction of that length sees up to thousands of
+    times as much, and an optimiser that moves every entry of B by about its learning rate (Adam) then takes steps as much
+    larger along it. Rows are at most `LONGEST` times as long as usual.
+    """
+    assert statistics.input is not None
+    start = fisher(statistics, _weight, rank)
+    total, vectors = statistics.input, start.directions
+    if total.sketched:
+        seen = quadratic_forms(total.spectrum(statistics.tokens, rank), vectors)
+    else:
+        seen = (vectors * (total.sum @ vectors)).sum(0) / statistics.tokens
+    usual = float(total.trace) / statistics.tokens / total.size
+    lengths = (usual / seen.clamp_min(usual / LONGEST**2)).sqrt()
+    return Start(vectors, None, start.scores, start.known, lengths)
 
 
 def activation(statistics: LayerStatistics, _weight: Tensor | None, rank: int) -> Start:
@@ -206,6 +232,14 @@ MODES: dict[str, Mode] = {
     mode.name: mode
     for mode in (
         Mode("fisher", ("input_fisher",), fisher, False, False, "leading eigenvectors of E |g|^2 a a^T, B = 0"),
+        Mode(
+            "fisher_balanced",
+            ("input_fisher", "input"),
+            fisher_balanced,
+            False,
+            False,
+            "those of fisher, each row seeing equally much, B = 0",
+        ),
         Mode("activation", ("input",), activation, False, False, "leading eigenvectors of E a a^T, B = 0 (control)"),
         Mode("gradient", ("mean_gradient",), gradient, False, True, "rows of the mean gradient, B = 0 (control)"),
         Mode(

@@ -76,12 +76,13 @@ def initialize_lora_fisher(
     - ``fisher``: A is the leading eigenvectors of F_in = E |g|^2 a a^T, B = 0;
     - ``activation``, ``gradient``, ``random``: controls. E a a^T; E g a^T; no data. B = 0;
     - ``fisher_batch``: A is the leading eigenvectors of E G^T G, G the mean gradient of one of the data's batches, B = 0;
+    - ``fisher_balanced``: the directions of ``fisher``, with rows that each see as much of the inputs as PEFT's do. B = 0;
     - ``natural_gradient``: the row space of G^-1/2 E[g a^T] A^-1/2, mapped back. B = 0;
     - ``fisher_select``: singular directions of W with the highest (or lowest) Fisher score move into the adapter;
     - ``fisher_whitened``: the part of W that matters most in the Fisher norm moves into the adapter.
 
-    The first six leave the base as it is: no logit changes, and the adapter loads in plain PEFT. |A|_F is that of PEFT's
-    own start. The last two, as PiSSA, take a part off the base weight, whose layer then computes the same up to rounding;
+    Those with B = 0 leave the base as it is: no logit changes, and the adapter loads in plain PEFT. |A|_F is that of PEFT's
+    own start, but for ``fisher_balanced``. The last two, as PiSSA, take a part off the base weight, whose layer then computes the same up to rounding;
     ``model.save_pretrained`` writes an ordinary adapter of twice the rank for them from here on.
 
     Args:
@@ -304,7 +305,8 @@ def _most(component: Component, budget: int | None, max_rank: int | None) -> int
 def _first(start: Start, count: int) -> Start:
     """The leading directions only, in memory of their own."""
     outputs = None if start.outputs is None else start.outputs[:, :count].clone()
-    return Start(start.directions[:, :count].clone(), outputs, start.scores[:count].clone(), start.known)
+    lengths = None if start.lengths is None else start.lengths[:count].clone()
+    return Start(start.directions[:, :count].clone(), outputs, start.scores[:count].clone(), start.known, lengths)
 
 
 def _without_data(component: Component) -> LayerStatistics:
@@ -345,6 +347,8 @@ def _write(model: nn.Module, draft: _Draft, adapter: str, rank: int) -> None:
     b: Tensor | None = None
     if start.outputs is None:
         a = DEFAULT_NORM * _complete(directions, rank).T
+        if start.lengths is not None:
+            a[: directions.shape[1]] *= start.lengths[: directions.shape[1], None]
     else:
         # A weight has no more directions than its smaller side: what the rank has beyond starts as zero-delta modes do.
         spare = rank - directions.shape[1]

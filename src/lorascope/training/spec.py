@@ -23,6 +23,7 @@ FISHER_INITS = (
     "activation",
     "gradient",
     "fisher_batch",
+    "fisher_balanced",
     "natural_gradient",
     "random",
     "fisher_select",

@@ -149,7 +149,7 @@ def main() -> None:
             "`again`: the same method on the other half. `F_in held`, `M held`, `A held`: share of tr F_in, |M|^2, tr A"
         ]
         parts += [
-            "in its 8 directions. `signal`: |M|^2 times the number of tokens over tr F_in, 1 if the mean gradient were noise."
+            "in its 8 directions. `signal`: |M|^2 times the number of tokens over tr F_in, 1 if M were only noise."
         ]
         overlaps = ["layer", "random", *(f"{a}-{b}" for a, b in PAIRS), *(f"{kind} again" for kind in KINDS)]
         shares = ["layer", *(f"{what} held by {kind}" for what in ("F_in", "M", "A") for kind in KINDS), "signal"]

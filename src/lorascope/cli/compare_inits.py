@@ -48,8 +48,8 @@ def compare_inits_command(
     of held-out text (forgetting) and the cost of the init, with paired intervals and a verdict: helped beyond noise, did
     not, undecided.
 
-    Methods: PEFT's default, gaussian, orthogonal, pissa, olora, eva, corda, lora-ga; and fisher, fisher_batch, fisher_balanced,
-    activation, gradient, natural_gradient, random, fisher_select, fisher_select_lowest, fisher_whitened.
+    Methods: PEFT's default, gaussian, orthogonal, pissa, olora, eva, corda, lora-ga; and fisher, fisher_batch,
+    fisher_balanced, activation, gradient, natural_gradient, random, fisher_select, fisher_select_lowest, fisher_whitened.
 
     Writes OUT/inits.html, OUT/inits.csv (a row a run), OUT/inits.json. A run that fails is named, and the rest goes on.
     """

@@ -82,8 +82,8 @@ def initialize_lora_fisher(
     - ``fisher_whitened``: the part of W that matters most in the Fisher norm moves into the adapter.
 
     Those with B = 0 leave the base as it is: no logit changes, and the adapter loads in plain PEFT. |A|_F is that of PEFT's
-    own start, but for ``fisher_balanced``. The last two, as PiSSA, take a part off the base weight, whose layer then computes the same up to rounding;
-    ``model.save_pretrained`` writes an ordinary adapter of twice the rank for them from here on.
+    own start, but for ``fisher_balanced``. The last two, as PiSSA, take a part off the base weight, whose layer then
+    computes the same up to rounding; ``save_pretrained`` writes an ordinary adapter of twice the rank for them from here on.
 
     Args:
         model: PEFT model with a fresh adapter (B = 0); a causal LM or a classifier. Changed in place.

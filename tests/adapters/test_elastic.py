@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import EvaConfig, LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -390,6 +390,53 @@ def test_fused_experts_are_refused():
         get_peft_model(
             model, ElasticLoraConfig(r=4, target_modules=["q_proj"], target_parameters=["experts.down_proj"])
         )
+
+
+def damage(folder, change):
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t, key: t.pop(key.replace(".weight", ".elastic_beta")), "is missing in the file"),
+        (lambda t, key: t.update({key: t[key].flatten()}), "the file is damaged"),
+        (lambda t, key: t.update({key.replace(".weight", ".elastic_beta"): torch.ones(3)}), "3 strengths"),
+    ],
+)
+def test_damaged_files_are_not_folded(base, change, said, tmp_path):
+    elastic(base).save_pretrained(tmp_path / "e")
+    key = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    damage(tmp_path / "e", lambda tensors: change(tensors, key))
+    with pytest.raises(AdapterError, match=said):
+        fold_adapter(tmp_path / "e", tmp_path / "f")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["e"]
+
+
+def test_a_configuration_may_be_used_twice(quantised, base, tmp_path):
+    config = ElasticLoraConfig(r=4, target_modules=TARGETS)
+    get_peft_model(copy.deepcopy(base), config)
+    get_peft_model(copy.deepcopy(quantised), config).save_pretrained(tmp_path)
+    assert read_adapter_config(tmp_path).elastic_base == "ICQ codes nf4 in blocks of 64"
+    attach_adapter(quantised, tmp_path)  # no warning: warnings are errors
+
+
+@pytest.mark.parametrize("kind", ["dense", "codes"])
+def test_other_values_of_the_same_kind_are_noticed(quantised, base, kind, tmp_path):
+    made = quantised if kind == "codes" else base
+    elastic(copy.deepcopy(made), target_modules=TARGETS).save_pretrained(tmp_path / "a")
+    attach_adapter(copy.deepcopy(made), tmp_path / "a")
+    if kind == "codes":
+        other = AutoModelForCausalLM.from_pretrained(tmp_path / "dense", quantization_config=ICQConfig(objective="mse"))
+    else:
+        other = copy.deepcopy(base)
+        with torch.no_grad():
+            other.model.layers[1].mlp.down_proj.weight.mul_(1.1)
+    with pytest.warns(UserWarning, match="of other values: it corrects errors of another base"):
+        attach_adapter(other, tmp_path / "a")
 
 
 def test_betas_of_a_plain_module():

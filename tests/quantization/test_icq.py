@@ -1,6 +1,8 @@
 """ICQ against a search that quantises anew for every candidate, against bitsandbytes, and against what must always hold."""
 
+import builtins
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import bitsandbytes.functional as bnb
 import hypothesis.strategies as st
@@ -165,6 +167,31 @@ def test_the_compiled_search_gives_the_same_codes(options, monkeypatch):
     assert torch.equal(found[0].codes, found[1].codes)
     assert torch.equal(found[0].dequantize(), found[1].dequantize())
     assert torch.equal(found[0].block_entropy_bits, found[1].block_entropy_bits)
+
+
+def test_a_numba_that_does_not_work_is_done_without(monkeypatch):
+    def refuse(name, *rest):
+        if name == "numba":
+            raise ImportError("Numba needs NumPy 2.3 or less")
+        return real(name, *rest)
+
+    real = builtins.__import__
+    monkeypatch.setattr(compiled, "_PAYS_BACK", 0)
+    compiled._compiled.cache_clear()
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    assert not compiled.is_quicker(10**9)
+    monkeypatch.undo()
+    compiled._compiled.cache_clear()
+
+
+def test_threads_share_what_was_compiled(monkeypatch):
+    monkeypatch.setattr(compiled, "_PAYS_BACK", 0)
+    compiled._compiled.cache_clear()
+    weight = gaussian(64, 64)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: quantize_icq(weight).codes, range(4)))
+    assert all(torch.equal(codes, found[0]) for codes in found)
+    assert compiled._compiled.cache_info().misses == 1
 
 
 def test_blocks_are_searched_alike_whatever_blocks_are_beside_them(monkeypatch):

@@ -139,13 +139,17 @@ def test_a_change_of_type_rounds_no_scale(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_back_to_a_dense_model(tmp_path):
-    build("llama", tmp_path)
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_back_to_a_dense_model(name, tmp_path):
+    build(name, tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=ICQConfig(n=2)).eval()
-    here = outputs(model, "llama")
+    here = outputs(model, name)
     dense = model.dequantize()
     assert not icq_layers(dense)
-    torch.testing.assert_close(outputs(dense, "llama"), here)
+    torch.testing.assert_close(outputs(dense, name), here)
+    dense.save_pretrained(tmp_path / "dense")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "dense").eval()
+    torch.testing.assert_close(outputs(again, name), here)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

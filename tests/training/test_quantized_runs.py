@@ -1,7 +1,9 @@
 """Runs on quantised bases and with elastic connections: from settings to a saved adapter, measured again by the shell."""
 
 import json
+import os
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -254,3 +256,12 @@ def test_facts_of_a_quantised_base(base):
         peft_model = attach_lora(model, RunSpec(rank=2))
     assert len(components(peft_model)) == len(sizes)
     assert 3 < facts["bits_per_weight"] < 3.7 and 2 < facts["code_entropy_bits"] < 3
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "quantization.json"])
+def test_a_damaged_cache_is_made_again(base, name):
+    here = outputs(load_model_and_tokenizer(base, quantize="icq-nf4")[0])
+    (file,) = (Path(os.environ["LORASCOPE_CACHE"]) / "quantized").glob(f"*/{name}")
+    file.write_bytes(file.read_bytes()[:50])
+    assert torch.equal(outputs(load_model_and_tokenizer(base, quantize="icq-nf4")[0]), here)
+    assert file.stat().st_size > 50

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import math
 from typing import Any
 
@@ -13,6 +14,7 @@ from peft.tuners.lora import LoraLayer, LoraModel
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from lorascope.adapters.checks import fingerprints
 from lorascope.core.errors import AdapterError
 from lorascope.quantization import IcqLinear
 
@@ -208,9 +210,24 @@ def held_as(layer: nn.Module) -> str:
 
 
 def note_base(config: Any, layer: nn.Module) -> None:
-    """Let the configuration of a new adapter say how its base holds its weights; that of a saved one says so already."""
-    if config.elastic_base is None:
-        config.elastic_base = held_as(layer)
+    """Let the configuration of a new adapter say what its base holds; that of a saved one says so already."""
+    if not config._base_is_saved:
+        config.elastic_base, config.elastic_mark = held_as(layer), mark_of(layer)
+
+
+def mark_of(layer: nn.Module) -> dict[str, str]:
+    """Hashes that tell the weight of a base layer; none where bitsandbytes holds it, which reorders its codes in use.
+
+    Example:
+        >>> sorted(mark_of(nn.Linear(2, 2)))
+        ['base_fingerprint', 'base_fingerprint_float16']
+    """
+    if isinstance(layer, IcqLinear):
+        codes: Any = layer.weight.detach().cpu().numpy().tobytes()
+        return {"codes": hashlib.sha256(codes).hexdigest()[:16]}
+    if getattr(getattr(layer, "weight", None), "quant_state", None) is not None or layer.weight.is_meta:
+        return {}
+    return fingerprints(layer)
 
 
 def elastic_layer(target: nn.Module, adapter_name: str, config: Any, **kwargs: Any) -> nn.Module:

@@ -39,8 +39,9 @@ class ElasticLoraConfig(LoraConfig):  # type: ignore[misc]
         elastic: Whether there are connections at all.
         elastic_source: Whether U1 has one.
         elastic_target: Whether U2 has one.
-        elastic_base: How the first layer under the adapter holds its weight; set when the adapter is made, so that
+        elastic_base: How the last layer under the adapter holds its weight; set when the adapter is made, so that
             `lorascope.attach_adapter` can warn of another base.
+        elastic_mark: Hashes of that weight, for the same.
 
     Raises:
         AdapterError: Fused parameters are targeted, or the start is EVA or moves a part of the base.
@@ -58,9 +59,11 @@ class ElasticLoraConfig(LoraConfig):  # type: ignore[misc]
     elastic_source: bool = True
     elastic_target: bool = True
     elastic_base: str | None = None
+    elastic_mark: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._base_is_saved = self.elastic_base is not None
         if self.elastic:
             if self.target_parameters:
                 raise AdapterError(

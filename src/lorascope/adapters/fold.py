@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -23,7 +24,7 @@ from lorascope.adapters.load import (
     read_adapter_record,
 )
 from lorascope.core.errors import AdapterError
-from lorascope.core.files import atomic_write_text, explain_write_errors, require_empty_dir
+from lorascope.core.files import allowed_mode, atomic_write_text, explain_write_errors, require_empty_dir
 
 CARD_FILE = "README.md"
 
@@ -37,6 +38,9 @@ def fold_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
     Returns:
         The tensors of the ordinary adapter.
 
+    Raises:
+        AdapterError: A strength is missing, or has another shape than it must.
+
     Example:
         >>> import torch
         >>> factors = {"l.lora_A.weight": torch.zeros(1, 2, 4), "l.lora_A.elastic_beta": torch.ones(1, 1)}
@@ -48,6 +52,12 @@ def fold_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if key.endswith("." + BETA):
             continue
         beta = state.get(key.removesuffix("weight") + BETA) if key.endswith(".weight") else None
+        if beta is None and ".lora_" in key and value.dim() == 3:
+            raise AdapterError(f"the strength of '{key}' is missing in the file: the adapter was not saved completely")
+        if beta is not None and (value.dim() not in (2, 3) or beta.numel() != 1):
+            raise AdapterError(
+                f"'{key}' has shape {tuple(value.shape)} and {beta.numel()} strengths: the file is damaged"
+            )
         if beta is not None:
             factor = value.reshape(value.shape[-2:])
             value = add_pooling(factor.double(), beta.double()).to(value.dtype)
@@ -78,34 +88,44 @@ def fold_adapter(adapter: str | Path, out: str | Path) -> Path:
     References:
         IR-QLoRA, arXiv 2402.05445: both connections are linear, so that they are a part of the factors.
     """
-    source, target = Path(adapter), Path(out)
+    source, target = Path(adapter), Path(out).resolve()
     config = read_adapter_config(source)
     if not isinstance(config, ElasticLoraConfig):
         raise AdapterError(
             f"'{adapter}' is an ordinary LoRA adapter already (residual ones are converted when they are saved): there is "
             "nothing to fold"
         )
-    require_empty_dir(target, remedy="choose another --out, or empty it")
+    names = config.target_modules
+    if not isinstance(config.r, int) or not isinstance(names, str | list | set | tuple | None):
+        raise AdapterError(
+            f"'{source / CONFIG_FILE}' has rank {config.r!r} for layers {names!r}: it was changed by hand"
+        )
     state = {}
     with safe_open(str(source / WEIGHTS_FILE), framework="pt") as file:
         for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
             state[key] = file.get_tensor(key)
+    folded = {key: value.contiguous() for key, value in fold_weights(state).items()}
+    made = not target.exists()
+    require_empty_dir(target, remedy="choose another --out, or empty it")
     work = target.with_name(f".{target.name}.tmp")
     with explain_write_errors(target):
         shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        save_file(
-            {key: value.contiguous() for key, value in fold_weights(state).items()},
-            work / WEIGHTS_FILE,
-            {"format": "pt"},
-        )
-        atomic_write_text(work / CONFIG_FILE, json.dumps(ordinary(config), indent=2, sort_keys=True) + "\n")
-        atomic_write_text(work / CARD_FILE, _card(config, read_adapter_record(source)))
-        if (source / RECORD_FILE).is_file():
-            shutil.copy(source / RECORD_FILE, work / RECORD_FILE)
-        target.mkdir(parents=True, exist_ok=True)
-        target.rmdir()
-        work.rename(target)
+        try:
+            work.mkdir(parents=True)
+            save_file(folded, work / WEIGHTS_FILE, {"format": "pt"})
+            (work / WEIGHTS_FILE).chmod(allowed_mode(0o666))  # safetensors lets only the owner read
+            atomic_write_text(work / CONFIG_FILE, json.dumps(ordinary(config), indent=2, sort_keys=True) + "\n")
+            atomic_write_text(work / CARD_FILE, _card(config, read_adapter_record(source)))
+            if (source / RECORD_FILE).is_file():
+                shutil.copy(source / RECORD_FILE, work / RECORD_FILE)
+            if target.is_dir():
+                target.rmdir()
+            work.rename(target)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+            if made:
+                with contextlib.suppress(OSError):
+                    target.rmdir()  # still empty: something failed
     return target
 
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
-from lorascope.adapters._elastic import held_as
+from lorascope.adapters._elastic import held_as, mark_of
 from lorascope.adapters._icq_lora import support_quantised
 from lorascope.adapters._peft import lora_layers
 from lorascope.adapters.checks import fingerprints
@@ -187,7 +187,11 @@ def attach_adapter(
         raise AdapterError(f"{wrong} [the file lacks weights for some layers of this model]")
     trained_on = getattr(config, "elastic_base", None)
     if trained_on is not None and not (record.is_file() or any_base):
-        here = held_as(next(iter(lora_layers(peft_model).values())).get_base_layer())
+        last = list(lora_layers(peft_model).values())[-1].get_base_layer()
+        here, marks = held_as(last), mark_of(last)
+        known = getattr(config, "elastic_mark", None) or {}
+        if trained_on == here and any(known.get(kind, mark) != mark for kind, mark in marks.items()):
+            here += " of other values"
         if trained_on != here:
             warnings.warn(
                 f"adapter '{adapter}' was trained on {trained_on} and is used on {here}: it corrects errors of another base",

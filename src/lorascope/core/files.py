@@ -33,6 +33,11 @@ def explain_write_errors(path: Path) -> Iterator[None]:
                 "finished results are kept"
             ) from error
         raise OutputError(f"cannot write '{path}': {error.strerror or error}; choose another --out") from error
+    except Exception as error:
+        # safetensors has a class of its own for what the system says.
+        if type(error).__name__ != "SafetensorError" or "os error" not in str(error):
+            raise
+        raise OutputError(f"cannot write '{path}': {error}; free some space, or choose another --out") from error
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:

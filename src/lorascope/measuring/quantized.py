@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 import re
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -127,9 +128,13 @@ def load_quantised(source: str | Path, config: QuantizationConfigMixin, *, dtype
         folder = cache_dir() / "quantized" / _key(path, config, dtype)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
-            if not (folder / "config.json").is_file():
+            try:
+                QuantizationReport.load(folder)
+                model = auto.from_pretrained(folder, dtype=dtype)
+            except Exception:  # not there yet, or damaged: whatever that raises, it is made again
+                shutil.rmtree(folder, ignore_errors=True)
                 quantize_model(path, folder, config, dtype=dtype, compare=False)
-        model = auto.from_pretrained(folder, dtype=dtype)
+                model = auto.from_pretrained(folder, dtype=dtype)
     model.config._name_or_path = str(source)
     setattr(model, _SECONDS, float(QuantizationReport.load(folder).totals["seconds"]))
     return model.eval()  # type: ignore[no-any-return]

@@ -1,17 +1,19 @@
 """The search of `lorascope.quantization.events` as one compiled loop: several times quicker on a processor, the same codes.
 
-Needs numba (``pip install "lorascope[quantize]"``), which takes a few seconds to compile it, once a process.
+Needs numba (``pip install "lorascope[quantize]"``), which takes a few seconds to compile it, once a machine; what it made is
+kept beside this file or in the user's cache folder.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
 import inspect
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Int
 from torch import Tensor, from_numpy
 
@@ -19,41 +21,59 @@ from lorascope.quantization.search import Candidates, plogp
 
 _PAYS_BACK = 2**22
 
+_LOCK = threading.Lock()
 _searched = 0
 
 
 def is_quicker(weights: int) -> bool:
-    """Whether to search so many weights by the compiled loop: once a process has had enough of them to pay for compiling.
+    """Whether to search so many weights by the compiled loop: once a process has had enough of them to pay for loading it.
 
     Example:
-        >>> is_quicker(64)
+        >>> is_quicker(64)  # doctest: +SKIP
         False
     """
     global _searched
-    _searched += weights
-    return _searched >= _PAYS_BACK and importlib.util.find_spec("numba") is not None
+    with _LOCK:
+        _searched += weights
+        return _searched >= _PAYS_BACK and _compiled() is not None
 
 
 def best_shift(candidates: Candidates, objective: str) -> tuple[Int[Tensor, " blocks"], Int[Tensor, "blocks size"]]:
-    """What `lorascope.quantization.events.best_shift` gives, for tensors on a processor."""
-    blocks, size = candidates.ordered.shape
-    best, codes = np.empty(blocks, dtype=np.int64), np.empty((blocks, size), dtype=np.int32)
-    arrays = (candidates.ordered, candidates.shift, candidates.scale, candidates.valid, candidates.values)
-    _compiled()(
-        *(array.contiguous().numpy() for array in (*arrays, candidates.middles, plogp(size))),
-        objective == "entropy",
-        best,
-        codes,
-    )
-    return from_numpy(best), from_numpy(codes)
+    """What `lorascope.quantization.events.best_shift` gives, for tensors on a processor; only after `is_quicker`."""
+    made = _compiled()
+    assert made is not None
+    return _run(made, candidates, objective == "entropy")
 
 
 @functools.cache
-def _compiled() -> Callable[..., None]:
-    import numba
-
-    made: Callable[..., None] = numba.njit(nogil=True, error_model="numpy")(inspect.unwrap(search_blocks))
+def _compiled() -> Callable[..., None] | None:
+    """The loop, compiled for the types that it is called with; None where numba is missing or does not work."""
+    try:
+        import numba
+    except (ImportError, SystemError, OSError):  # numba names versions of numpy that it does not take in this way
+        return None
+    options = {"nogil": True, "error_model": "numpy"}
+    plain = inspect.unwrap(search_blocks)
+    try:
+        made: Callable[..., None] = numba.njit(cache=True, **options)(plain)
+    except RuntimeError:  # no folder to keep it in
+        made = numba.njit(**options)(plain)
+    # Compiled here, before threads would each do it.
+    rows, one = torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool)
+    _run(made, Candidates(rows, rows, rows, one, torch.tensor([-1.0, 1.0]), torch.zeros(1)), True)
     return made
+
+
+def _run(
+    search: Callable[..., None], candidates: Candidates, by_entropy: bool
+) -> tuple[Int[Tensor, " blocks"], Int[Tensor, "blocks size"]]:
+    blocks, size = candidates.ordered.shape
+    best, codes = np.empty(blocks, dtype=np.int64), np.empty((blocks, size), dtype=np.int32)
+    arrays = (candidates.ordered, candidates.shift, candidates.scale, candidates.valid, candidates.values)
+    search(
+        *(array.contiguous().numpy() for array in (*arrays, candidates.middles, plogp(size))), by_entropy, best, codes
+    )
+    return from_numpy(best), from_numpy(codes)
 
 
 def search_blocks(

@@ -199,7 +199,8 @@ def quantize_icq(
         group_size=group_size if double_quant else None,
     )
     choose = best_listed if search == "scale" else events.best_shift
-    if search == "shift" and flat.device.type == "cpu" and compiled.is_quicker(flat.numel()):
+    searched = search == "shift" and objective != "none" and grid.width > 1
+    if searched and flat.device.type == "cpu" and compiled.is_quicker(flat.numel()):
         choose = compiled.best_shift
     codes = torch.empty(flat.numel(), dtype=torch.uint8, device=flat.device)
     entropies = torch.empty(-(-flat.numel() // block_size), dtype=torch.float64, device=flat.device)
@@ -302,6 +303,8 @@ def check_options(
         >>> check_options(bits=4, block_size=64, n=100, lam=0.1, objective="mse", codebook_kind="nf", search="shift",
         ...               double_quant=True, group_size=256)
     """
+    if isinstance(bits, bool) or not isinstance(bits, int):
+        raise InputError(f"bits {bits!r} must be a whole number: 2, 3 or 4")
     codebook(codebook_kind, bits)
     for name, value, least in (("block_size", block_size, 2), ("n", n, 0), ("group_size", group_size, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:

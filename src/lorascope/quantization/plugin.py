@@ -175,8 +175,15 @@ class IcqQuantizer(HfQuantizer):
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
         for name, layer in icq_layers(model).items():
-            dense = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-            dense.weight = nn.Parameter(layer.dequantize(dtype))
+            dense: nn.Linear | Conv1D = nn.Linear(
+                layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta"
+            )
+            weight = layer.dequantize(dtype)
+            if layer.transposed:
+                with torch.device("meta"):
+                    dense = Conv1D(layer.out_features, layer.in_features)  # type: ignore[no-untyped-call]
+                weight = weight.T.contiguous()
+            dense.weight = nn.Parameter(weight)
             dense.register_parameter("bias", layer.bias)
             model.set_submodule(name, dense)
         return model

@@ -116,6 +116,7 @@ def against_plain(size: int, rounds: int, device: torch.device) -> list[str]:
     how = "by the loop that numba compiles" if numba_is_there else "by torch alone"
     lines += [
         "",
+        "Both with shifts and scales in floats (`double_quant=False`), so that they search the same candidates. "
         f"Wanted: at least 30 times, 100 if possible. lorascope searches {how}; its first call in a process, not in the "
         f"table, took {first:.2f} s.",
         "",

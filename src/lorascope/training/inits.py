@@ -152,6 +152,12 @@ def _start_in_peft(
         for batch in tqdm(loader(), desc=spec.init, unit="batch", disable=not progress):
             model(**_moved(batch, model)).loss.backward()
 
+    if spec.init == "eva" and len(loader(1)) < spec.rank:
+        raise AdapterError(
+            f"init 'eva' needs at least as many rows as the rank of {spec.rank}, and there are {len(loader(1))}: give more "
+            "init_rows, or take another init"
+        )
+
     def prepare(config: LoraConfig) -> None:
         config.init_lora_weights = spec.init.replace("-", "_")
         if spec.init == "eva":
@@ -170,7 +176,10 @@ def _start_in_peft(
     peft_model = attach_lora(model, spec, prepare=prepare)
     try:
         if spec.init == "eva":
-            initialize_lora_eva_weights(peft_model, loader(), show_progress_bar=progress)
+            # PEFT leaves out batches with fewer scored tokens than the rank, and reads on until it has had enough: for ever,
+            # if all are so small.
+            count = max(spec.micro_batch_size or spec.batch_size, spec.rank)
+            initialize_lora_eva_weights(peft_model, loader(count), show_progress_bar=progress)
     except (ValueError, RuntimeError) as error:
         peft_model.unload()
         reason = " ".join(str(error).split())[:200]

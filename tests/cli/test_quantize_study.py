@@ -65,3 +65,10 @@ def test_wrong_options_end_in_one_line(
     assert code == 2
     assert said in error and len(error.strip().splitlines()) == 1
     assert not (tmp_path / "s").exists()
+
+
+def test_resources_of_a_quantised_model_are_refused(run: Run, tiny_model_dir: Path, tmp_path: Path) -> None:
+    quantised = tmp_path / "q"
+    assert run("quantize", "--model", tiny_model_dir, "--out", quantised, "--no-progress")[0] == 0
+    code, _, error = run("quantize-study", "resources", "--model", quantised, "--out", tmp_path / "s", "--no-progress")
+    assert code == 2 and "is quantised already" in error

@@ -247,7 +247,7 @@ def loader(model: str, *, bits: int, dtype: str, device: str) -> tuple[Callable[
 
     from lorascope.core.errors import InputError, unknown_name
     from lorascope.core.optional import require
-    from lorascope.measuring.quantized import compute_alike_everywhere
+    from lorascope.measuring.quantized import compute_alike_everywhere, is_quantised_model
     from lorascope.quantization import ICQConfig
     from lorascope.tasks.embedded import DTYPES, quiet_transformers, resolve_model, why_not
 
@@ -256,6 +256,8 @@ def loader(model: str, *, bits: int, dtype: str, device: str) -> tuple[Callable[
     if device.partition(":")[0] not in ("cpu", "cuda") or (device != "cpu" and not torch.cuda.is_available()):
         raise InputError(f"device '{device}' is not there: take cpu")
     source = resolve_model(model)
+    if is_quantised_model(source):
+        raise ModelError(f"'{model}' is quantised already: give the dense model, which is quantised for each variant")
     quantise = ICQConfig(bits=bits)
 
     def load(variant: str) -> Any:

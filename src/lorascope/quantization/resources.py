@@ -148,6 +148,10 @@ def resources(
                     raise InputError(
                         f"variant '{variant}' cannot run this model here ({error}): leave it out"
                     ) from error
+                except IndexError as error:
+                    raise InputError(
+                        f"{length} tokens are more than this model's context: give smaller lengths"
+                    ) from error
                 records.append(
                     {
                         "variant": variant,

@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lorascope.core.errors import AdapterError, InputError
 from lorascope.core.files import read_json
-from lorascope.training import RunSpec, run
+from lorascope.training import RunSpec, inits, run
 from lorascope.training.probes import HeldOutLoss
 from lorascope.training.spec import INITS, RESIDUAL_INITS
 
@@ -121,3 +121,20 @@ def test_what_cannot_be_started_so_is_refused(
     with pytest.raises(AdapterError, match="share one weight"):
         run(dataclasses.replace(spec, init="pissa"), tmp_path / "a", model=model, tokenizer=tokenizer, progress=False)
     assert not any("lora" in name for name, _ in model.named_modules()), "the model is given back without an adapter"
+
+
+def test_eva_does_not_go_on_for_ever(
+    spec: RunSpec,
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = inits._at_most(1)
+    monkeypatch.setattr(inits, "_at_most", lambda most: few)
+    eva = dataclasses.replace(spec, init="eva")
+    with pytest.raises(AdapterError, match="has not settled after 1 batches"):
+        run(eva, tmp_path / "a", model=model, tokenizer=tokenizer, progress=False)
+    assert not any("lora" in name for name, _ in model.named_parameters())
+    with pytest.raises(AdapterError, match="at least as many rows as the rank of 9, and there are 8"):
+        run(dataclasses.replace(eva, rank=9), tmp_path / "b", model=model, tokenizer=tokenizer, progress=False)

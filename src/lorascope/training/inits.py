@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 import warnings
@@ -37,6 +38,9 @@ from lorascope.measuring import load_model_and_tokenizer
 from lorascope.tasks.evaluate import evaluation_mode
 from lorascope.training.lora import attach_lora
 from lorascope.training.spec import FISHER_INITS, RESIDUAL_INITS, RunSpec
+
+_EVA_BATCHES = 200
+"""Batches after which EVA is given up, or twice as many as the data have if that is more."""
 
 Rows = Sequence[dict[str, Any]]
 Collate = Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]
@@ -178,8 +182,12 @@ def _start_in_peft(
         if spec.init == "eva":
             # PEFT leaves out batches with fewer scored tokens than the rank, and reads on until it has had enough: for ever,
             # if all are so small.
-            count = max(spec.micro_batch_size or spec.batch_size, spec.rank)
-            initialize_lora_eva_weights(peft_model, loader(count), show_progress_bar=progress)
+            batches = loader(max(spec.micro_batch_size or spec.batch_size, spec.rank))
+            most = max(_EVA_BATCHES, 2 * len(batches))
+            initialize_lora_eva_weights(peft_model, batches, forward_fn=_at_most(most), show_progress_bar=progress)
+    except AdapterError:
+        peft_model.unload()
+        raise
     except (ValueError, RuntimeError) as error:
         peft_model.unload()
         reason = " ".join(str(error).split())[:200]
@@ -190,6 +198,25 @@ def _start_in_peft(
     if spec.init in RESIDUAL_INITS:
         export_as_ordinary(peft_model, "default")
     return peft_model
+
+
+def _at_most(most: int) -> Callable[[nn.Module, dict[str, Any]], Any]:
+    """A forward pass for EVA that can be made so often: PEFT goes round the data until all directions stand still.
+
+    Raises:
+        AdapterError: It was made more often.
+    """
+    made = itertools.count(1)
+
+    def forward(model: nn.Module, inputs: dict[str, Any]) -> Any:
+        if next(made) > most:
+            raise AdapterError(
+                f"init 'eva' has not settled after {most} batches: its directions keep turning on these data; give more "
+                "init_rows, or take another init, such as activation"
+            )
+        return model(**inputs)
+
+    return forward
 
 
 def _moved(batch: dict[str, Any], model: nn.Module) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""The search of `lorascope.quantization.events` as one compiled loop: several times quicker on a processor, the same codes.
+"""The search of `lorascope.quantization.events` as one compiled loop: several times quicker on a processor, the same codes
+(of two shifts that are equally good to the last bit it may take the other).
 
 Needs numba (``pip install "lorascope[quantize]"``), which takes a few seconds to compile it, once a machine; what it made is
 kept beside this file or in the user's cache folder.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -24,7 +23,7 @@ from lorascope.adapters.load import (
     read_adapter_record,
 )
 from lorascope.core.errors import AdapterError
-from lorascope.core.files import allowed_mode, atomic_write_text, explain_write_errors, require_empty_dir
+from lorascope.core.files import appearing_folder, atomic_write_text, explain_write_errors
 
 CARD_FILE = "README.md"
 
@@ -105,27 +104,12 @@ def fold_adapter(adapter: str | Path, out: str | Path) -> Path:
         for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
             state[key] = file.get_tensor(key)
     folded = {key: value.contiguous() for key, value in fold_weights(state).items()}
-    made = not target.exists()
-    require_empty_dir(target, remedy="choose another --out, or empty it")
-    work = target.with_name(f".{target.name}.tmp")
-    with explain_write_errors(target):
-        shutil.rmtree(work, ignore_errors=True)
-        try:
-            work.mkdir(parents=True)
-            save_file(folded, work / WEIGHTS_FILE, {"format": "pt"})
-            (work / WEIGHTS_FILE).chmod(allowed_mode(0o666))  # safetensors lets only the owner read
-            atomic_write_text(work / CONFIG_FILE, json.dumps(ordinary(config), indent=2, sort_keys=True) + "\n")
-            atomic_write_text(work / CARD_FILE, _card(config, read_adapter_record(source)))
-            if (source / RECORD_FILE).is_file():
-                shutil.copy(source / RECORD_FILE, work / RECORD_FILE)
-            if target.is_dir():
-                target.rmdir()
-            work.rename(target)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-            if made:
-                with contextlib.suppress(OSError):
-                    target.rmdir()  # still empty: something failed
+    with explain_write_errors(target), appearing_folder(target) as work:
+        save_file(folded, work / WEIGHTS_FILE, {"format": "pt"})
+        atomic_write_text(work / CONFIG_FILE, json.dumps(ordinary(config), indent=2, sort_keys=True) + "\n")
+        atomic_write_text(work / CARD_FILE, _card(config, read_adapter_record(source)))
+        if (source / RECORD_FILE).is_file():
+            shutil.copy(source / RECORD_FILE, work / RECORD_FILE)
     return target
 
 

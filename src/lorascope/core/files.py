@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,3 +132,29 @@ def require_empty_dir(path: Path, *, remedy: str) -> None:
         raise OutputError(f"output folder '{path}' is not empty: {remedy}")
     with explain_write_errors(path):
         path.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def appearing_folder(out: Path) -> Iterator[Path]:
+    """A folder to write in, which becomes ``out`` when the block ends well and vanishes when it does not.
+
+    Raises:
+        OutputError: ``out`` is not empty, or cannot be written.
+    """
+    made = not out.exists()
+    require_empty_dir(out, remedy="choose another --out, or empty it")
+    with explain_write_errors(out):
+        work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        yield work
+        work.chmod(allowed_mode(0o777))
+        for file in work.iterdir():  # safetensors writes files that only their owner may read
+            file.chmod(allowed_mode(0o666))
+        with explain_write_errors(out):
+            out.rmdir()
+            work.rename(out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        if made:
+            with contextlib.suppress(OSError):
+                out.rmdir()  # still empty: something failed

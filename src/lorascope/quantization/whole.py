@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -21,7 +19,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForCausalLM, A
 from transformers.pytorch_utils import Conv1D
 
 from lorascope.core.errors import DataError, InputError, LorascopeError, ModelError
-from lorascope.core.files import allowed_mode, explain_write_errors, read_json, require_empty_dir, write_json
+from lorascope.core.files import appearing_folder, explain_write_errors, read_json, write_json
 from lorascope.core.provenance import collect
 from lorascope.quantization.icq import IcqTensor, quantize_icq
 from lorascope.quantization.linear import IcqLinear
@@ -122,7 +120,7 @@ def quantize_model(
         >>> quantize_model("path", "out", ICQConfig(bits=4))  # doctest: +SKIP
     """
     out = Path(out)
-    with _appearing(out) as work:
+    with appearing_folder(out) as work:
         follower = _Follower(config, compare=compare, progress=progress)
         started = time.perf_counter()
         with follower:
@@ -136,28 +134,6 @@ def quantize_model(
             _save_companion(str(source), work)
             write_json(work / REPORT_NAME, report.to_dict())
     return report
-
-
-@contextlib.contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A folder to write in, which becomes ``out`` when the block ends well and vanishes when it does not."""
-    made = not out.exists()
-    require_empty_dir(out, remedy="choose another --out, or empty it")
-    with explain_write_errors(out):
-        work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
-        yield work
-        work.chmod(allowed_mode(0o777))
-        for file in work.iterdir():  # safetensors writes files that only their owner may read
-            file.chmod(allowed_mode(0o666))
-        with explain_write_errors(out):
-            out.rmdir()
-            work.rename(out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-        if made:
-            with contextlib.suppress(OSError):
-                out.rmdir()  # still empty: something failed
 
 
 class _Follower:

@@ -311,6 +311,21 @@ def test_a_second_adapter_of_the_other_kind(base):
         other.add_adapter("elastic", ElasticLoraConfig(r=4, target_modules=["q_proj"]))
 
 
+@pytest.mark.parametrize("combination_type", ["linear", "cat", "svd"])
+def test_weighted_sums_with_peft(base, combination_type):
+    model = elastic(base)
+    model.add_adapter("plain", LoraConfig(r=8, target_modules="all-linear", init_lora_weights=False))
+    with pytest.raises(AdapterError, match="fold the adapters first"):
+        model.add_weighted_adapter(["default", "plain"], [1.0, 0.0], "sum", combination_type=combination_type)
+    assert set(model.peft_config) == {"default", "plain"}
+    # A plain one first, and PEFT makes a plain one, from the elastic one's factors as they act.
+    model.add_weighted_adapter(["plain", "default"], [0.0, 1.0], "sum", combination_type=combination_type)
+    expected = logits(model)
+    model.set_adapter("sum")
+    assert not any(".sum." in name for name in betas(model))
+    torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_bad_input(base, tmp_path):
     get_peft_model(copy.deepcopy(base), LoraConfig(r=4, target_modules=["q_proj"])).save_pretrained(tmp_path / "plain")
     with pytest.raises(AdapterError, match="nothing to fold"):

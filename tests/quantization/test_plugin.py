@@ -345,8 +345,7 @@ def test_a_weight_with_nan_is_refused(tmp_path):
     model = build("llama", tmp_path)
     model.model.layers[1].mlp.up_proj.weight.data[0, 0] = torch.nan
     model.save_pretrained(tmp_path)
-    # transformers prints our line, which names the layer, in its report.
-    with pytest.raises(RuntimeError, match="conversion of the weights"):
+    with pytest.raises(InputError, match=r"layers\.1\.mlp\.up_proj\.weight: weight holds NaN or infinity in 1 of"):
         AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=ICQConfig(n=1))
 
 
@@ -374,6 +373,25 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
 def test_wrong_options(options, said):
     with pytest.raises(InputError, match=said):
         ICQConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"objective": "none"}, "shifted and would be read as .*no shifts"),
+        ({"codebook": "int"}, "nf4 .* would be read as int4"),
+        ({"group_size": 512}, "groups of 256 scales.* would be read as .* groups of 512 scales"),
+    ],
+)
+def test_a_configuration_that_was_changed_is_refused(change, said, tmp_path):
+    build("llama", tmp_path / "dense")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "dense", quantization_config=ICQConfig(n=1))
+    model.save_pretrained(tmp_path / "q")
+    config = json.loads((tmp_path / "q" / "config.json").read_text())
+    config["quantization_config"] |= change
+    (tmp_path / "q" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=said):
+        AutoModelForCausalLM.from_pretrained(tmp_path / "q")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing scales", "other size", "no method"])

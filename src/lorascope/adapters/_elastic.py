@@ -40,33 +40,18 @@ def add_pooling(weight: Float[Tensor, "out inp"], beta: Float[Tensor, ...]) -> F
     References:
         IR-QLoRA, arXiv 2402.05445, section 3.3.
     """
-    pooled: Tensor = _AddPooling.apply(weight, beta)  # type: ignore[no-untyped-call]
-    return pooled
+    rows, columns = weight.shape
+    return torch.addcmul(weight, pooling(rows, columns, weight.dtype, weight.device), beta.reshape(1, 1))
 
 
-class _AddPooling(torch.autograd.Function):
-    """`add_pooling` and its gradient as one node: each of 420 small matrices a step would otherwise be eight."""
-
-    @staticmethod
-    def _pooled(weight: Tensor) -> tuple[Tensor, float]:
-        """The entries that P touches, and what they are multiplied by."""
-        rows, columns = weight.shape
-        groups = math.gcd(rows, columns)
-        blocks = weight.view(groups, rows // groups, groups, columns // groups)
-        return blocks.diagonal(dim1=0, dim2=2), groups / columns
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, beta: Tensor) -> Tensor:
-        ctx.shape = beta.shape
-        result = weight.clone(memory_format=torch.contiguous_format)
-        touched, share = _AddPooling._pooled(result)
-        touched.add_(beta.reshape(()), alpha=share)
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        touched, share = _AddPooling._pooled(grads[0].contiguous())
-        return grads[0], (touched.sum() * share).reshape(ctx.shape)
+@functools.lru_cache(maxsize=256)
+def pooling(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """P of `add_pooling`: layers have few shapes, so that all layers of a shape share one."""
+    groups = math.gcd(rows, columns)
+    with torch.inference_mode(False):
+        pool = torch.zeros((rows, columns), dtype=dtype, device=device)
+        pool.view(groups, rows // groups, groups, columns // groups).diagonal(dim1=0, dim2=2).fill_(groups / columns)
+    return pool
 
 
 class Pooling(nn.Module):
@@ -179,6 +164,12 @@ class _Elastic:
             untyped: Any = self
             note_base(config, untyped.get_base_layer())
             connect(self, adapter_name, source=config.elastic_source, target=config.elastic_target)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        # PEFT reads the type of a factor's weight before it uses the weight: one A + beta P a pass is enough.
+        with parametrize.cached():
+            result: Tensor = super().forward(*args, **kwargs)  # type: ignore[misc]
+        return result
 
 
 def plain(config: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +35,9 @@ class ElasticLoraConfig(LoraConfig):  # type: ignore[misc]
     work too. Embeddings, convolutions and fused experts have no two matrices to connect and are refused.
 
     Saved with `save_pretrained` as usual. PEFT alone refuses to load it (its kind is not one of PEFT's); load it with
-    `lorascope.attach_adapter`, or fold it first.
+    `lorascope.attach_adapter`, or fold it first. On a model that has several adapters, add an elastic one before plain
+    ones: PEFT makes a layer at the first, and a plain layer takes no connection. A model with connections can be
+    copied and its state saved, but not pickled whole, as any model with parametrised weights.
 
     Attributes:
         elastic: Whether there are connections at all.
@@ -44,7 +48,8 @@ class ElasticLoraConfig(LoraConfig):  # type: ignore[misc]
         elastic_mark: Hashes of that weight, for the same.
 
     Raises:
-        AdapterError: Fused parameters are targeted, or the start is EVA or moves a part of the base.
+        AdapterError: Fused parameters are targeted, the start is EVA or moves a part of the base, or this is a copy of a
+            configuration in use, which `add_weighted_adapter` makes.
 
     Example:
         >>> config = ElasticLoraConfig(r=8, target_modules=["q_proj"])
@@ -63,7 +68,12 @@ class ElasticLoraConfig(LoraConfig):  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._base_is_saved = self.elastic_base is not None
+        if self.elastic_base is not None or self.elastic_mark is not None:
+            raise AdapterError(
+                "an elastic configuration that is in use cannot be copied or made by hand (add_weighted_adapter of PEFT "
+                "does so, and writes past the connections): fold the adapters first, or make a new ElasticLoraConfig"
+            )
+        self._base_is_saved = False
         if self.elastic:
             if self.target_parameters:
                 raise AdapterError(
@@ -83,6 +93,23 @@ class ElasticLoraConfig(LoraConfig):  # type: ignore[misc]
                 )
             self._register_custom_module({nn.Module: elastic_layer})  # the first that fits is taken: before that of ICQ
             support_quantised(self)
+
+    @classmethod
+    def from_saved(cls, values: Mapping[str, Any]) -> ElasticLoraConfig:
+        """The configuration of a saved adapter, with what it says of its base.
+
+        Args:
+            values: Content of its ``adapter_config.json``.
+
+        Raises:
+            AdapterError: As the class.
+        """
+        known = {field.name for field in dataclasses.fields(cls)} - {"peft_type"}
+        options = {key: value for key, value in values.items() if key in known}
+        base, mark = options.pop("elastic_base", None), options.pop("elastic_mark", None)
+        config = cls(**options)
+        config.elastic_base, config.elastic_mark, config._base_is_saved = base, mark, base is not None
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as it is saved."""

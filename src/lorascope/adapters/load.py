@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import warnings
@@ -67,8 +66,7 @@ def _elastic_config(folder: Path) -> ElasticLoraConfig | None:
     values = read_json(folder / CONFIG_FILE)
     if values.get("peft_type") != ELASTIC_TYPE:
         return None
-    known = {field.name for field in dataclasses.fields(ElasticLoraConfig)} - {"peft_type"}
-    return ElasticLoraConfig(**{key: value for key, value in values.items() if key in known})
+    return ElasticLoraConfig.from_saved(values)
 
 
 def _check_folder(folder: Path) -> None:

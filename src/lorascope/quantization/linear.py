@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int32, UInt8
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from lorascope.core.errors import InputError, ModelError
-from lorascope.quantization.codebooks import codebook
+from lorascope.quantization.codebooks import CODEBOOKS, codebook
 from lorascope.quantization.icq import IcqTensor, code_entropy_bits, decode, quantize_icq
 from lorascope.quantization.packing import packed_size, unpack
 from lorascope.quantization.storage import Stored
@@ -21,7 +21,8 @@ class IcqLinear(nn.Module):
 
     The state is a few tensors of whole numbers: ``weight`` (packed codes, uint8), ``weight_scale`` and ``weight_shift``
     (uint8), and the floats of their groups as the bit patterns of float32 in int32, which no change of the model's type can
-    round. Nothing dense is kept, and autograd saves nothing dense: the backward pass decodes the weight again.
+    round. ``weight_format`` says how to read them (see `format_of`), so that a configuration that says otherwise is noticed.
+    Nothing dense is kept, and autograd saves nothing dense: the backward pass decodes the weight again.
 
     Args:
         in_features: Width of the input.
@@ -71,6 +72,7 @@ class IcqLinear(nn.Module):
             self.register_buffer(f"weight_{name}", codes)
             if double_quant:
                 self.register_buffer(f"weight_{name}_groups", torch.zeros(groups, dtype=torch.int32, device=device))
+        self.register_buffer("weight_format", self._format().to(device))
         self.bias = nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype)) if bias else None
         self.compute_dtype = dtype or torch.get_default_dtype()
         # Whether the checkpoint that is quantised on load has the weight as (in_features, out_features), as GPT-2 does.
@@ -124,6 +126,10 @@ class IcqLinear(nn.Module):
             layer.bias.data.copy_(bias.detach())
         return layer
 
+    def _format(self) -> Tensor:
+        group_size = self.group_size if self.double_quant else 0
+        return format_of(self.codebook_kind, self.bits, self.block_size, group_size, self.shifted)
+
     def _stored(self, name: str) -> Stored | None:
         codes: Tensor | None = getattr(self, f"weight_{name}", None)
         if codes is None:
@@ -159,7 +165,7 @@ class IcqLinear(nn.Module):
 
     @property
     def bits_per_weight(self) -> float:
-        """All that is stored for the weight, over the number of weights."""
+        """All that is stored for the weight, over the number of weights, without the six numbers of ``weight_format``."""
         stored = [s for s in (self._stored("scale"), self._stored("shift")) if s is not None]
         return (8 * self.weight.numel() + sum(s.bits for s in stored)) / (self.in_features * self.out_features)
 
@@ -179,8 +185,8 @@ class IcqLinear(nn.Module):
             name: The layer, for the message.
 
         Raises:
-            ModelError: A tensor has another size or type than it must, or a float of a scale or a shift is not finite, or
-                not above 0 where it must be.
+            ModelError: A tensor has another size or type than it must, the tensors are of another kind than the layer, or a
+                float of a scale or a shift is not finite, or not above 0 where it must be.
         """
         blocks = -(-self.in_features * self.out_features // self.block_size)
         sizes = {"weight": (packed_size(self.in_features * self.out_features, self.bits), torch.uint8)}
@@ -196,6 +202,12 @@ class IcqLinear(nn.Module):
                     f"{size} of {_name(dtype)} belong: the checkpoint is damaged or of another model; "
                     "quantise the base model again"
                 )
+        written: Tensor = self.get_buffer("weight_format")
+        if not torch.equal(written.cpu(), self._format()):
+            raise ModelError(
+                f"quantised layer '{name}' was written as {_described(written)} and would be read as "
+                f"{_described(self._format())}: its configuration was changed; quantise the base model again"
+            )
         for kind in ("scale", "shift"):
             stored = self._stored(kind)
             if stored is None:
@@ -224,6 +236,35 @@ class IcqLinear(nn.Module):
         )
 
 
+def format_of(codebook_kind: str, bits: int, block_size: int, group_size: int, shifted: bool) -> Int32[Tensor, " 6"]:
+    """Six numbers that say how to read the tensors of a layer.
+
+    Args:
+        codebook_kind: ``"nf"`` or ``"int"``.
+        bits: Bits a code.
+        block_size: Weights a block.
+        group_size: Blocks that share a float; 0 if scales and shifts are floats themselves.
+        shifted: Whether blocks have a shift.
+
+    Returns:
+        The version of this format (1) and the five values, code books by their place in `CODEBOOKS`.
+
+    Example:
+        >>> format_of("nf", 4, 64, 256, True).tolist()
+        [1, 0, 4, 64, 256, 1]
+    """
+    values = (1, CODEBOOKS.index(codebook_kind), bits, block_size, group_size, int(shifted))
+    return torch.tensor(values, dtype=torch.int32, device="cpu")
+
+
+def _described(written: Tensor) -> str:
+    version, kind, bits, block_size, group_size, shifted = written.tolist()
+    if version != 1 or kind not in range(len(CODEBOOKS)):
+        return f"an unknown kind ({version}, {kind})"
+    scales = f"groups of {group_size} scales" if group_size else "float scales"
+    return f"{CODEBOOKS[kind]}{bits} in blocks of {block_size}, {scales}, {'shifted' if shifted else 'no shifts'}"
+
+
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
@@ -244,7 +285,10 @@ class _Decoded(torch.autograd.Function):
 
 def state_of(quantized: IcqTensor) -> dict[str, Tensor]:
     """The tensors of a layer that holds this weight, by their names in `IcqLinear`."""
-    state = {"weight": quantized.packed}
+    group_size = quantized.scale.group_size if quantized.scale.groups is not None else 0
+    shifted = quantized.shift is not None
+    kind = format_of(quantized.codebook, quantized.bits, quantized.block_size, group_size, shifted)
+    state = {"weight": quantized.packed, "weight_format": kind.to(quantized.packed.device)}
     for name, stored in (("scale", quantized.scale), ("shift", quantized.shift)):
         if stored is None:
             continue

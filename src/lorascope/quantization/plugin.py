@@ -25,7 +25,7 @@ from lorascope.quantization.linear import IcqLinear, state_of
 METHOD = "icq"
 _LOGGER = logging.getLogger(__name__)
 
-Watcher = Callable[[nn.Module, str, torch.Tensor, "IcqTensor | InputError"], None]
+Watcher = Callable[[nn.Module, str, torch.Tensor, IcqTensor], None]
 """Told of each layer that is quantised on load: the model, the layer's name, its dense weight, what became of it."""
 
 _WATCHERS: list[Watcher] = []
@@ -120,6 +120,10 @@ class IcqQuantizer(HfQuantizer):
 
     quantization_config: ICQConfig
 
+    def __init__(self, quantization_config: ICQConfig, **kwargs: Any) -> None:
+        super().__init__(quantization_config, **kwargs)
+        self.refused: list[InputError] = []
+
     def is_serializable(self) -> bool:
         """Quantised models can be saved."""
         return True
@@ -136,7 +140,7 @@ class IcqQuantizer(HfQuantizer):
 
     def get_quantize_ops(self) -> ConversionOps:
         """What turns a dense weight into codes."""
-        return _Quantize(self.quantization_config)
+        return _Quantize(self.quantization_config, self.refused)
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         config = self.quantization_config
@@ -155,6 +159,8 @@ class IcqQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         layers = icq_layers(model)
+        if self.refused:
+            raise self.refused[0]
         for name, layer in layers.items():
             if layer.weight.is_meta:
                 raise ModelError(
@@ -203,15 +209,19 @@ def _check_whole(layers: Mapping[str, IcqLinear]) -> None:
         return
     for (name, key), there in loaded.items():
         if not there:
-            kind = "shifts" if "shift" in key else "scales" if "scale" in key else f"{key}s"
+            kind = next((f"{part}s" for part in ("shift", "scale", "format") if part in key), f"{key}s")
             raise ModelError(
                 f"the {kind} of quantised layer '{name}' are missing or damaged: quantise the base model again"
             )
 
 
 class _Quantize(ConversionOps):
-    def __init__(self, config: ICQConfig) -> None:
-        self.config = config
+    """Turns weights into codes. What cannot be one is noted and raised when all is read: transformers would put a raised
+    error into a report and end with a line that says nothing of it.
+    """
+
+    def __init__(self, config: ICQConfig, refused: list[InputError]) -> None:
+        self.config, self.refused = config, refused
 
     def convert(
         self, input_dict: dict[str, Any], *args: Any, model: nn.Module | None = None, **kwargs: Any
@@ -227,10 +237,9 @@ class _Quantize(ConversionOps):
             try:
                 quantized = quantize_icq(weight, **self.config.quantize_options)
             except InputError as error:
-                named = InputError(f"{key}: {error}")
-                for watcher in _WATCHERS:
-                    watcher(model, name, weight, named)
-                raise named from error
+                self.refused.append(InputError(f"{key}: {error}"))
+                weight = torch.zeros_like(weight)
+                quantized = quantize_icq(weight, **self.config.quantize_options)
             for watcher in _WATCHERS:
                 watcher(model, name, weight, quantized)
             prefix = key.removesuffix("weight")

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lorascope.core.errors import DataError, InputError, LorascopeError, ModelError
+from lorascope.core.errors import DataError, LorascopeError, ModelError
 from lorascope.core.files import appearing_folder, explain_write_errors, read_json, write_json
 from lorascope.core.provenance import collect
 from lorascope.quantization.icq import IcqTensor, quantize_icq
@@ -124,7 +124,7 @@ def quantize_model(
         follower = _Follower(config, compare=compare, progress=progress)
         started = time.perf_counter()
         with follower:
-            model = load_model(source, dtype=dtype, config=config, follower=follower)
+            model = load_model(source, dtype=dtype, config=config)
         seconds = time.perf_counter() - started
         if not icq_layers(model):
             raise ModelError(f"'{source}' has no linear layer that can be quantised: nothing was written")
@@ -141,7 +141,6 @@ class _Follower:
 
     def __init__(self, config: ICQConfig, *, compare: bool, progress: bool) -> None:
         self.records: list[dict[str, Any]] = []
-        self.error: InputError | None = None
         self._plain = {**config.quantize_options, "objective": "none", "search": "shift"} if compare else None
         self._bar: Any = tqdm(desc="quantise", unit="layer", disable=not progress, leave=False)
         self._watch = watch_quantization(self._record)
@@ -154,10 +153,7 @@ class _Follower:
         self._bar.close()
         self._watch.__exit__(*exc)
 
-    def _record(self, model: nn.Module, name: str, weight: Tensor, result: IcqTensor | InputError) -> None:
-        if isinstance(result, InputError):
-            self.error = self.error or result
-            return
+    def _record(self, model: nn.Module, name: str, weight: Tensor, result: IcqTensor) -> None:
         if self._bar.total is None:
             self._bar.total = len(icq_layers(model))
         record = {"name": name, "shape": list(result.codes.shape), "weights": result.codes.numel()}
@@ -196,20 +192,17 @@ def measure_loss(weight: Tensor, quantized: IcqTensor) -> dict[str, float]:
     }
 
 
-def load_model(
-    source: str | Path, *, dtype: str = "auto", config: ICQConfig | None = None, follower: _Follower | None = None
-) -> PreTrainedModel:
+def load_model(source: str | Path, *, dtype: str = "auto", config: ICQConfig | None = None) -> PreTrainedModel:
     """Load a dense model by the class that saved it, and quantise it on the way if asked.
 
     Args:
         source: Folder or hub id; code from the hub is never executed.
         dtype: ``auto`` (as saved), ``float32``, ``bfloat16`` or ``float16``.
         config: How to quantise; None keeps it dense.
-        follower: Told of each layer; its error, which names the layer, is the one that is raised.
 
     Raises:
         ModelError: The model cannot be loaded, or is quantised already.
-        InputError: A weight cannot be quantised.
+        InputError: A weight cannot be quantised; the message names the layer.
     """
     options = {} if config is None else {"quantization_config": config}
     try:
@@ -220,8 +213,6 @@ def load_model(
         auto: Any = getattr(transformers, named, AutoModelForCausalLM) if named else AutoModelForCausalLM
         model: PreTrainedModel = auto.from_pretrained(source, dtype=dtype, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        if follower is not None and follower.error is not None:
-            raise follower.error from error
         if isinstance(error, LorascopeError):
             raise
         reason = " ".join(str(error).split())[:200]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from typing import Any
 
@@ -200,6 +201,19 @@ def test_amounts_that_are_none(text: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_memory(text)
     assert "\n" not in str(caught.value)
+
+
+def test_sums_go_with_the_result_and_wait_for_no_garbage_collector() -> None:
+    model, batches = wide(), rows(size=4)
+    gc.collect()
+    gc.disable()
+    try:
+        found = collect_statistics(model, batches, need=("input",), progress=False)
+        sums = [weakref.ref(s.input.sum) for s in found.layers.values() if s.input is not None]
+        del found
+        assert sums and all(held() is None for held in sums)
+    finally:
+        gc.enable()
 
 
 def test_a_later_batch_that_is_larger_is_named() -> None:

@@ -50,6 +50,8 @@ class GradientCapture:
             handle.remove()
         self._handles.clear()
         self._inputs.clear()
+        # The consumer may refer to this object: gigabytes of sums would wait for the garbage collector.
+        self._consume = lambda *_: None
 
     def _lead(self, component: Component, x: Tensor) -> None:
         """Note whose input this is; layers that share one follow each other closely."""

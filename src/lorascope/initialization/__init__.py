@@ -7,7 +7,8 @@ from lorascope.initialization.layer_sums import LayerStatistics
 from lorascope.initialization.memory import NEEDS
 from lorascope.initialization.result import FisherInitialization
 from lorascope.initialization.samples import SampleOptions, SampleScores, gradient_energy
-from lorascope.initialization.statistics import Collected, collect_statistics
+from lorascope.initialization.statistics import collect_statistics
+from lorascope.initialization.statistics_pass import Collected
 
 __all__ = [
     "MODES",

@@ -5,22 +5,21 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import nn
 
 from lorascope.adapters import Component, active_adapter, adapter_names
-from lorascope.adapters._initial import base_weight, factor_parameters, is_quantised, set_rank, write_factors
+from lorascope.adapters._initial import base_weight, factor_parameters
 from lorascope.adapters.residual import check_residual, export_as_ordinary, take_off
 from lorascope.core.errors import AdapterError, InputError, unknown_name
 from lorascope.core.provenance import collect
-from lorascope.core.seeds import preserved_random_state
-from lorascope.initialization.budget import directions_for, effective_directions, water_fill
-from lorascope.initialization.directions import DEFAULT_NORM, MODES, Start, fisher_batch, fisher_select, random
+from lorascope.initialization.budget import water_fill
+from lorascope.initialization.directions import MODES, Start, fisher_batch, fisher_select, random
+from lorascope.initialization.drafts import Draft, layer_rows, notes_of, write_draft
 from lorascope.initialization.layer_sums import LayerStatistics
 from lorascope.initialization.memory import parse_memory
 from lorascope.initialization.result import FisherInitialization
@@ -28,23 +27,12 @@ from lorascope.initialization.statistics import (
     EXACT_WIDTH,
     FISHERS,
     SKETCH,
-    adaptable,
     collect_statistics,
 )
+from lorascope.initialization.statistics_pass import adaptable
 from lorascope.measuring.processes import processes
 
 SELECTIONS = ("highest", "lowest")
-
-
-@dataclass(frozen=True)
-class _Draft:
-    """What is kept of a layer until every layer is known: its best directions, and numbers."""
-
-    component: Component
-    start: Start
-    tokens: int
-    fisher_trace: float
-    fisher_values: list[float] | None
 
 
 def initialize_lora_fisher(
@@ -150,7 +138,7 @@ def initialize_lora_fisher(
             ),
         }.get(mode, chosen.make)
 
-        def reduce(statistics: LayerStatistics) -> _Draft:
+        def reduce(statistics: LayerStatistics) -> Draft:
             component = statistics.component
             weight = base_weight(component) if chosen.residual else None
             count = most[component.name]
@@ -160,11 +148,11 @@ def initialize_lora_fisher(
                 values = statistics.input_fisher.spectrum(statistics.tokens, count).values.double().tolist()
             elif mode == "fisher":
                 values = start.scores[:count].double().tolist()
-            return _Draft(component, _first(start, count), statistics.tokens, statistics.fisher_trace, values)
+            return Draft(component, _first(start, count), statistics.tokens, statistics.fisher_trace, values)
 
         data_free = not need
         if data_free:
-            drafts = [_Draft(c, make(_without_data(c), None, most[c.name]), 0, 0.0, None) for c in found]
+            drafts = [Draft(c, make(_without_data(c), None, most[c.name]), 0, 0.0, None) for c in found]
             counts, loss, notes = {}, None, []
         else:
             with torch.enable_grad():
@@ -195,15 +183,15 @@ def initialize_lora_fisher(
         if budget is not None:
             ranks = {**ranks, **wanted}
         for draft in drafts:
-            _write(model, draft, adapter_name, ranks[draft.component.name])
+            write_draft(model, draft, adapter_name, ranks[draft.component.name])
         if chosen.residual:
             for draft in drafts:
                 take_off(draft.component, adapter_name)
             export_as_ordinary(model, adapter_name)
         untyped: Any = model
         config: Any = untyped.peft_config[adapter_name]
-        rows = _rows(drafts, ranks, wanted)
-    notes += _notes(drafts, ranks, fisher, counts)
+        rows = layer_rows(drafts, ranks, wanted)
+    notes += notes_of(drafts, ranks, fisher, counts)
     if chosen.residual:
         notes.append(
             "a part of the base weights is in the adapter now: disable_adapter() gives the residual model, not the base, "
@@ -313,7 +301,7 @@ def _without_data(component: Component) -> LayerStatistics:
     return LayerStatistics(component, 0, 0.0, 0.0, 0.0)
 
 
-def _ranks(drafts: Sequence[_Draft], ranks: dict[str, int], budget: int | None, minimum: int) -> dict[str, int]:
+def _ranks(drafts: Sequence[Draft], ranks: dict[str, int], budget: int | None, minimum: int) -> dict[str, int]:
     """The ranks that a budget buys; without one, those for as many parameters as the adapter has."""
     known = {d.component.name: d.fisher_values for d in drafts if d.fisher_values is not None}
     if not known:
@@ -335,91 +323,3 @@ def _of_first(ranks: dict[str, int]) -> dict[str, int]:
     torch.distributed.broadcast_object_list(box, src=0)
     found: dict[str, int] = box[0]
     return found
-
-
-def _write(model: nn.Module, draft: _Draft, adapter: str, rank: int) -> None:
-    """Put the factors into the adapter, the same in every process."""
-    component, start = draft.component, draft.start
-    with preserved_random_state():
-        set_rank(model, component, adapter, rank)
-    a_parameter, b_parameter, scaling = factor_parameters(component, adapter)
-    directions = start.directions[:, :rank]
-    b: Tensor | None = None
-    if start.outputs is None:
-        a = DEFAULT_NORM * _complete(directions, rank).T
-        if start.lengths is not None:
-            a[: directions.shape[1]] *= start.lengths[: directions.shape[1], None]
-    else:
-        # A weight has no more directions than its smaller side: what the rank has beyond starts as zero-delta modes do.
-        spare = rank - directions.shape[1]
-        a = directions.T / scaling**0.5
-        if spare > 0:
-            own = torch.linalg.qr(directions).Q
-            a = torch.cat([a, DEFAULT_NORM * _complete(own, rank).T[-spare:]])
-        b = nn.functional.pad(start.outputs[:, :rank] / scaling**0.5, (0, max(spare, 0)))
-    write_factors(component, adapter, a, b)
-    group = processes()
-    if group is not None:
-        for parameter in (a_parameter, b_parameter):
-            torch.distributed.broadcast(parameter.data, src=0)
-
-
-def _complete(directions: Tensor, rank: int) -> Tensor:
-    """Further orthonormal directions, where there are fewer than the rank."""
-    if directions.shape[1] >= rank:
-        return directions
-    generator = torch.Generator().manual_seed(0)
-    more = torch.randn(directions.shape[0], rank - directions.shape[1], generator=generator).to(directions)
-    for _ in range(2):
-        more = torch.linalg.qr(more - directions @ (directions.T @ more)).Q
-    return torch.cat([directions, more], 1)
-
-
-def _rows(drafts: Sequence[_Draft], ranks: dict[str, int], wanted: dict[str, int]) -> list[dict[str, Any]]:
-    whole = sum(d.fisher_trace for d in drafts)
-    rows = []
-    for draft in drafts:
-        c = draft.component
-        rank = ranks[c.name]
-        row: dict[str, Any] = {"name": c.name, "layer": c.layer, "projection": c.projection}
-        row |= {"d_in": c.d_in, "d_out": c.d_out, "rank": rank, "tokens": draft.tokens}
-        row["parameters"] = rank * (c.d_in + c.d_out)
-        row |= {"fisher_trace": draft.fisher_trace, "share": draft.fisher_trace / whole if whole else 0.0}
-        row["known"] = min(draft.start.known, rank)
-        if draft.fisher_values is not None:
-            gain = sum(draft.fisher_values[:rank])
-            trace = draft.fisher_trace
-            row |= {"captured": min(gain / trace, 1.0) if trace else 0.0, "gain": gain}
-            row["gain_per_parameter"] = gain / row["parameters"]
-        if draft.fisher_values is not None and wanted:
-            row["directions"] = effective_directions(draft.fisher_values, trace, c.d_in)
-            row["directions_90"] = directions_for(draft.fisher_values, trace, 0.9)
-            row["suggested_rank"] = wanted.get(c.name)
-        rows.append(row)
-    return rows
-
-
-def _notes(drafts: Sequence[_Draft], ranks: dict[str, int], fisher: str, counts: dict[str, int]) -> list[str]:
-    notes = []
-    short = [d for d in drafts if d.start.known < ranks[d.component.name]]
-    if short:
-        notes.append(
-            f"the data decide fewer directions than the rank in {len(short)} layers (such as {short[0].start.known} of "
-            f"{ranks[short[0].component.name]} in {short[0].component.name}, from {short[0].tokens} tokens): the others are "
-            "arbitrary; give more data"
-        )
-    few = [d for d in drafts if 0 < d.tokens < d.component.d_in]
-    if few:
-        notes.append(
-            f"{len(few)} layers saw fewer tokens than they have inputs (such as {few[0].tokens} of "
-            f"{few[0].component.d_in}): their statistics are singular, and inverses are damped"
-        )
-    if counts.get("samples") == 1:
-        notes.append("the data are one sample: its directions need not be those of the task")
-    if any(is_quantised(d.component.base) for d in drafts):
-        notes.append("the base is quantised: gradients are those of the quantised model")
-    if fisher == "true":
-        notes.append(
-            "labels were drawn from the model (true Fisher): the directions know curvature, not the data's labels"
-        )
-    return notes

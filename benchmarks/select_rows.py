@@ -22,8 +22,9 @@ from lorascope.core.provenance import collect
 from lorascope.core.seeds import derive_seed
 from lorascope.initialization.selection import METHODS
 from lorascope.initialization.selection_designs import at_random, greedy_d_optimal, largest
+from lorascope.initialization.selection_options import ScoreOptions
 from lorascope.initialization.selection_pool import Pool, load_pool, mapping_of
-from lorascope.initialization.selection_scores import PoolScorer, ScoreOptions
+from lorascope.initialization.selection_scores import PoolScorer
 from lorascope.measuring import load_model_and_tokenizer
 from lorascope.sweeps import SweepSpec, run_sweep
 from lorascope.tasks import load_task

@@ -14,8 +14,9 @@ from lorascope.core.errors import AdapterError, DataError, InputError
 from lorascope.initialization.accumulators import SymmetricSum
 from lorascope.initialization.selection import METHODS, Selection, select_rows
 from lorascope.initialization.selection_model import attention_spread, leading_directions
+from lorascope.initialization.selection_options import ScoreOptions
 from lorascope.initialization.selection_pool import load_pool
-from lorascope.initialization.selection_scores import PoolScorer, ScoreOptions
+from lorascope.initialization.selection_scores import PoolScorer
 from lorascope.tasks import evaluate_task, load_task
 from tests.training.tiny import LANDS, NAMES, make_model, make_tokenizer
 

@@ -56,8 +56,8 @@ def select_command(
     from lorascope.core.files import atomic_write_text, write_json
     from lorascope.core.provenance import collect
     from lorascope.initialization.selection import METHODS, select_rows
+    from lorascope.initialization.selection_options import ScoreOptions
     from lorascope.initialization.selection_pool import load_pool
-    from lorascope.initialization.selection_scores import ScoreOptions
 
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)

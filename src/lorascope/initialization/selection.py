@@ -14,8 +14,9 @@ from transformers import PreTrainedTokenizerBase
 
 from lorascope.core.errors import InputError, unknown_name
 from lorascope.initialization.selection_designs import at_random, greedy_d_optimal, largest
+from lorascope.initialization.selection_options import ScoreOptions
 from lorascope.initialization.selection_pool import Pool, load_pool
-from lorascope.initialization.selection_scores import PoolScorer, ScoreOptions
+from lorascope.initialization.selection_scores import PoolScorer
 
 SCHEMA_VERSION = 1
 

@@ -9,7 +9,6 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from lorascope.initialization.selection_model import (
     leading_directions,
     with_layers,
 )
+from lorascope.initialization.selection_options import ScoreOptions
 from lorascope.initialization.selection_pool import SPLIT, Pool
 from lorascope.initialization.statistics import collect_statistics
 from lorascope.tasks import PaddingCollator, encode_task, pad_token_id
@@ -52,48 +52,6 @@ _ATTENTION_ELEMENTS = 2**26
 
 Feature = dict[str, list[int]]
 Arrays = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class ScoreOptions:
-    """How rows are scored.
-
-    Attributes:
-        subspace: r, leading directions of each layer's Fisher factor that gradients are projected to; 0 takes all.
-        features: Numbers that stand for a row's gradient in designs; a square number.
-        fisher_rows: Rows that the Fisher factors are estimated from, a sample of the pool.
-        draws: Labels drawn for a row without choices where labels are not used.
-        max_length: Longest row in tokens; None means the model's context (text: windows of 512).
-        overlong: ``error`` or ``truncate`` for longer rows.
-        batch_size: Rows in a pass.
-        target_modules: Layers that count, as PEFT names them; ignored for a model with an adapter.
-        pad_token: Token for padding where the tokenizer has none.
-        seed: Of everything random.
-
-    Raises:
-        InputError: A value is out of range.
-    """
-
-    subspace: int = 16
-    features: int = 256
-    fisher_rows: int = 128
-    draws: int = 2
-    max_length: int | None = None
-    overlong: str = "error"
-    batch_size: int = 16
-    target_modules: str | tuple[str, ...] = "all-linear"
-    pad_token: str | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("subspace", 0), ("features", 1), ("fisher_rows", 1), ("draws", 1), ("batch_size", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"{name} {value!r} must be a whole number of at least {least}")
-        if round(self.features**0.5) ** 2 != self.features:
-            raise InputError(f"features {self.features} must be a square number, such as 256")
-        if self.overlong not in ("error", "truncate"):
-            raise InputError(f"overlong '{self.overlong}' must be error or truncate: rows of a pool can't be dropped")
 
 
 class PoolScorer:

@@ -318,9 +318,8 @@ class StatisticsPass:
         """Refuse data that come in another order, or others, in a later pass."""
         if self.limit is None:
             return
-        first = next(
-            (v for k, v in inputs.items() if isinstance(v, Tensor) and k in ("input_ids", "pixel_values")), None
-        )
+        named = (inputs.get(key) for key in ("input_ids", "pixel_values"))
+        first = next((value for value in named if isinstance(value, Tensor)), None)
         flat = torch.zeros(0) if first is None else first.detach().cpu().reshape(-1)
         self.sizes.append(len(flat))
         mark = zlib.crc32(flat.view(torch.uint8).numpy().tobytes())

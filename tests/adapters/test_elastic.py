@@ -419,6 +419,8 @@ def damage(folder, change):
     [
         (lambda t, key: t.pop(key.replace(".weight", ".elastic_beta")), "is missing in the file"),
         (lambda t, key: t.update({key: t[key].flatten()}), "the file is damaged"),
+        (lambda t, key: t.pop(key.replace("_A", "_B")), "lora_A.weight' of rank 8 has no partner"),
+        (lambda t, key: t.update({key: t[key][:, :7].clone()}), "has no partner of that rank"),
         (lambda t, key: t.update({key.replace(".weight", ".elastic_beta"): torch.ones(3)}), "3 strengths"),
     ],
 )
@@ -449,7 +451,7 @@ def test_other_values_of_the_same_kind_are_noticed(quantised, base, kind, tmp_pa
     else:
         other = copy.deepcopy(base)
         with torch.no_grad():
-            other.model.layers[1].mlp.down_proj.weight.mul_(1.1)
+            other.model.layers[0].self_attn.q_proj.weight.add_(1.0)  # the first layer of several
     with pytest.warns(UserWarning, match="of other values: it corrects errors of another base"):
         attach_adapter(other, tmp_path / "a")
 

@@ -298,3 +298,15 @@ def test_packing_loses_nothing(bits, count, seed):
 def test_bad_input(weight, options, said):
     with pytest.raises(InputError, match=said):
         quantize_icq(weight, **options)
+
+
+def test_a_block_that_makes_the_scales_of_others_coarse_is_said():
+    weight = 0.02 * gaussian(512, 512)
+    quantize_icq(weight)  # no warning: warnings are errors
+    weight[0, 0] = 20.0
+    with pytest.warns(UserWarning, match="lie beside a block of far larger weights"):
+        coarse = quantize_icq(weight)
+    fine = quantize_icq(weight, double_quant=False)
+    others = slice(64, 256 * 64)
+    error = [float((q.dequantize() - weight).flatten()[others].norm()) for q in (coarse, fine)]
+    assert error[0] > 2 * error[1]

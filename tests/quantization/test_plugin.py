@@ -394,7 +394,7 @@ def test_a_configuration_that_was_changed_is_refused(change, said, tmp_path):
         AutoModelForCausalLM.from_pretrained(tmp_path / "q")
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing scales", "other size", "no method"])
+@pytest.mark.parametrize("damage", ["truncated", "missing scales", "other size", "other code", "no method"])
 def test_a_damaged_folder_is_refused(damage, tmp_path):
     build("llama", tmp_path / "dense")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "dense", quantization_config=ICQConfig(n=1))
@@ -408,11 +408,13 @@ def test_a_damaged_folder_is_refused(damage, tmp_path):
         del state[f"{key}_scale_groups"]
     elif damage == "other size":
         state[key] = state[key][:-3].clone()
+    elif damage == "other code":
+        state[key][7] ^= 1
     else:
         config = json.loads((tmp_path / "q" / "config.json").read_text())
         config["quantization_config"]["bits"] = 5
         (tmp_path / "q" / "config.json").write_text(json.dumps(config))
-    if damage in ("missing scales", "other size"):
+    if damage in ("missing scales", "other size", "other code"):
         save_file(state, file, metadata={"format": "pt"})
     with pytest.raises((ModelError, InputError, SafetensorError, RuntimeError)) as refused:
         AutoModelForCausalLM.from_pretrained(tmp_path / "q")
@@ -420,6 +422,7 @@ def test_a_damaged_folder_is_refused(damage, tmp_path):
         "truncated": "incomplete metadata|not fully covered|file is",
         "missing scales": "up_proj.*missing or damaged",
         "other size": "up_proj' has 1917 numbers of uint8 where 1920",
+        "other code": "up_proj' are not those that were written",
         "no method": "bits 5 is not supported",
     }[damage]
     assert re.search(expected, str(refused.value))

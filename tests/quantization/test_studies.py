@@ -142,7 +142,7 @@ def test_resources_by_variant():
     assert {row["time_ratio"] for row in rows if row["variant"] == "dense"} == {1.0}
     assert all(row["seconds"] > 0 and row["peak_mib"] >= 0 for row in rows)
     icq = next(row["weights_mib"] for row in rows if row["variant"] == "icq")
-    assert icq == pytest.approx((16 * 64 * 4 + 2048 + 2 * (64 + 4) + 24) / 2**20)
+    assert icq == pytest.approx((16 * 64 * 4 + 2048 + 2 * (64 + 4) + 28) / 2**20)
     assert made["dense"].embedding.weight.requires_grad
     for wrong in ({"variants": ("fp8",)}, {"modes": ("backwards",)}, {"rounds": 0}):
         with pytest.raises(InputError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import math
 from typing import Any
 
@@ -203,7 +202,9 @@ def held_as(layer: nn.Module) -> str:
 def note_base(config: Any, layer: nn.Module) -> None:
     """Let the configuration of a new adapter say what its base holds; that of a saved one says so already."""
     if not config._base_is_saved:
-        config.elastic_base, config.elastic_mark = held_as(layer), mark_of(layer)
+        config.elastic_base = held_as(layer)
+        known = config.elastic_mark or {}
+        config.elastic_mark = {k: sorted({*known.get(k, ()), mark}) for k, mark in mark_of(layer).items()}
 
 
 def mark_of(layer: nn.Module) -> dict[str, str]:
@@ -214,8 +215,7 @@ def mark_of(layer: nn.Module) -> dict[str, str]:
         ['base_fingerprint', 'base_fingerprint_float16']
     """
     if isinstance(layer, IcqLinear):
-        codes: Any = layer.weight.detach().cpu().numpy().tobytes()
-        return {"codes": hashlib.sha256(codes).hexdigest()[:16]}
+        return {"codes": f"{int(layer.get_buffer('weight_format')[-1]) % 2**32:08x}"}
     if getattr(getattr(layer, "weight", None), "quant_state", None) is not None or layer.weight.is_meta:
         return {}
     return fingerprints(layer)

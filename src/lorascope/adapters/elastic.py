@@ -45,7 +45,7 @@ class ElasticLoraConfig(LoraConfig):  # type: ignore[misc]
         elastic_target: Whether U2 has one.
         elastic_base: How the last layer under the adapter holds its weight; set when the adapter is made, so that
             `lorascope.attach_adapter` can warn of another base.
-        elastic_mark: Hashes of that weight, for the same.
+        elastic_mark: Hashes of the weights of all layers under it, for the same.
 
     Raises:
         AdapterError: Fused parameters are targeted, the start is EVA or moves a part of the base, or this is a copy of a
@@ -64,7 +64,7 @@ class ElasticLoraConfig(LoraConfig):  # type: ignore[misc]
     elastic_source: bool = True
     elastic_target: bool = True
     elastic_base: str | None = None
-    elastic_mark: dict[str, str] | None = None
+    elastic_mark: dict[str, list[str]] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -64,6 +64,21 @@ def fold_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return folded
 
 
+def _check_pairs(state: dict[str, Tensor]) -> None:
+    """Refuse factors without a partner of their rank."""
+    ranks = {
+        key: value.shape[-2 if ".lora_A." in key else -1]
+        for key, value in state.items()
+        if key.endswith((".lora_A.weight", ".lora_B.weight"))
+    }
+    for key, rank in ranks.items():
+        other = key.replace(".lora_A.", ".lora_B.") if ".lora_A." in key else key.replace(".lora_B.", ".lora_A.")
+        if ranks.get(other) != rank:
+            raise AdapterError(
+                f"'{key}' of rank {rank} has no partner of that rank in the file: the adapter was not saved completely"
+            )
+
+
 def fold_adapter(adapter: str | Path, out: str | Path) -> Path:
     """Turn an elastic adapter into an ordinary LoRA adapter of the same rank and scaling.
 
@@ -104,6 +119,7 @@ def fold_adapter(adapter: str | Path, out: str | Path) -> Path:
         for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
             state[key] = file.get_tensor(key)
     folded = {key: value.contiguous() for key, value in fold_weights(state).items()}
+    _check_pairs(folded)
     with explain_write_errors(target), appearing_folder(target) as work:
         save_file(folded, work / WEIGHTS_FILE, {"format": "pt"})
         atomic_write_text(work / CONFIG_FILE, json.dumps(ordinary(config), indent=2, sort_keys=True) + "\n")

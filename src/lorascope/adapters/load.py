@@ -134,7 +134,7 @@ def attach_adapter(
         UserWarning: The adapter was trained on another quantisation, or changes the base weights when it is loaded.
     """
     config = read_adapter_config(adapter)
-    given = getattr(model.config, "_name_or_path", "") or type(model).__name__
+    given = getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
     named = config.base_model_name_or_path
     wrong = f"adapter '{adapter}' does not fit base model '{given}'"
     if given == named:
@@ -185,10 +185,10 @@ def attach_adapter(
         raise AdapterError(f"{wrong} [the file lacks weights for some layers of this model]")
     trained_on = getattr(config, "elastic_base", None)
     if trained_on is not None and not (record.is_file() or any_base):
-        last = list(lora_layers(peft_model).values())[-1].get_base_layer()
-        here, marks = held_as(last), mark_of(last)
-        known = getattr(config, "elastic_mark", None) or {}
-        if trained_on == here and any(known.get(kind, mark) != mark for kind, mark in marks.items()):
+        layers = [layer.get_base_layer() for layer in lora_layers(peft_model).values()]
+        here, known = held_as(layers[-1]), getattr(config, "elastic_mark", None) or {}
+        marks = (pair for layer in layers for pair in mark_of(layer).items())
+        if trained_on == here and any(kind in known and mark not in known[kind] for kind, mark in marks):
             here += " of other values"
         if trained_on != here:
             warnings.warn(

@@ -41,12 +41,14 @@ app = typer.Typer(
 )
 
 
+_NOTHING = "nothing was written; run the same command to begin again"
+
 app.command("quickstart")(stoppable(quickstart_command))
 app.command("train", cls=TrainCommand)(stoppable(train_command))
 app.command("init")(stoppable(init_command))
 app.command("measure")(stoppable(measure_command))
-app.command("quantize")(stoppable(quantize_command))
-app.command("fold")(stoppable(fold_command))
+app.command("quantize")(stoppable(quantize_command, _NOTHING))
+app.command("fold")(stoppable(fold_command, _NOTHING))
 app.command("select")(stoppable(select_command))
 app.command("sweep")(stoppable(sweep_command))
 app.command("fit")(stoppable(fit_command))
@@ -62,7 +64,7 @@ study = typer.Typer(
     no_args_is_help=True, help="Quantisation studied on your own model: settings, ceiling, median start, resources."
 )
 for _name, _command in STUDY_COMMANDS.items():
-    study.command(_name)(stoppable(_command))
+    study.command(_name)(stoppable(_command, _NOTHING))
 app.add_typer(study, name="quantize-study")
 
 

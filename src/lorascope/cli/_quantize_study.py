@@ -110,7 +110,7 @@ def table(study: QuantizationStudy) -> Table:
                 shown.add_row(_COLUMNS[key], *(_cell(row[key]) for row in rows))
         return shown
     for key in keys:
-        shown.add_column(_COLUMNS[key], justify="left" if isinstance(rows[0][key], str) else "right")
+        shown.add_column(_COLUMNS[key], justify="left" if isinstance(rows[0][key], str) else "right", overflow="fold")
     for row in rows:
         shown.add_row(*(_cell(row[key]) for key in keys))
     return shown
@@ -161,7 +161,7 @@ def headline(study: QuantizationStudy) -> str:
                 )
         return " ".join(words)
     stored = {row["variant"]: row["weights_mib"] for row in rows}
-    sizes = ", ".join(f"{name} {size:,.0f} MiB" for name, size in stored.items())
+    sizes = ", ".join(f"{name} {number(size)} MiB" for name, size in stored.items())
     first = rows[0]["variant"]
     slow = ", ".join(
         f"{name} {min(ratios):.2f} to {max(ratios):.2f} times"

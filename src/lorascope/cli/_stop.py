@@ -8,7 +8,9 @@ from collections.abc import Callable
 import typer
 
 
-def stoppable(command: Callable[..., None]) -> Callable[..., None]:
+def stoppable(
+    command: Callable[..., None], says: str = "run the same command again to go on from here"
+) -> Callable[..., None]:
     """A command that ends with exit code 130 and one line when the user presses Ctrl-C."""
 
     @functools.wraps(command)
@@ -16,7 +18,7 @@ def stoppable(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **options)
         except KeyboardInterrupt:
-            typer.secho("\nlorascope: stopped; run the same command again to go on from here", err=True, fg="yellow")
+            typer.secho(f"\nlorascope: stopped; {says}", err=True, fg="yellow")
             raise typer.Exit(130) from None
 
     return wrapped

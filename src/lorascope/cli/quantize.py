@@ -124,9 +124,10 @@ _COLUMNS = {
 
 
 def _table(title: str, records: list[dict[str, Any]], first: tuple[str, ...]) -> Table:
+    from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE, pad_edge=False)
     for name in first:
         table.add_column(name, overflow="fold")
     for key, label in _COLUMNS.items():
@@ -163,6 +164,6 @@ def _by_projection(records: list[dict[str, Any]]) -> Table:
                 values = [member[key] for member in members]
                 mean = sum(values) / len(values)
                 wide = key != "bits_per_weight" and len(values) > 1
-                cells.append(f"{mean:.4f}" + (f"\n{min(values):.3f}-{max(values):.3f}" if wide else ""))
+                cells.append(f"{mean:.4f}" + (f"\n{min(values):.3f} to\n{max(values):.3f}" if wide else ""))
         table.add_row(escape(name), str(len(members)), *cells)
     return table

@@ -106,6 +106,15 @@ class Grid:
         codes = (self._shift / self._shift_unit[:, 0]).round() + SIGNED + 1
         return Stored(codes.to(torch.uint8), self._shift_groups, self._group_size, True)
 
+    def coarse(self) -> float:
+        """Share of the blocks whose scale is kept with an error of more than a tenth of the largest weight.
+
+        A group's float is set by its largest scale: beside a block of far larger weights 8 bits are coarse for the others.
+        """
+        largest = torch.maximum(self._low.abs(), self._high.abs()).squeeze(1)
+        off = (self.stored_scale().values() - self._scale).abs() > 0.1 * largest
+        return float(off.double().mean())
+
     def stored_scale(self) -> Stored:
         """The chosen scales, as they are kept."""
         if self._group_size is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ SEARCHES = ("shift", "scale")
 _ENTRIES = {"cpu": 2**18, "cuda": 2**23}
 # Sums of weights beyond this would overflow in float32.
 _LARGEST = 1e37
+_COARSE = 0.01
 # A window of so many times a block's largest magnitude is no window any more; wider ones would overflow.
 _WIDEST = 1000.0
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -135,8 +137,9 @@ def quantize_icq(
     highest entropy :math:`-\sum_i P(q_i) \log_2 P(q_i)` of the block's own codes; of equal entropies (which are common:
     most steps of f move no weight across a border) the one with the lowest squared error.
 
-    Shift and scale are kept in 8 bits, with one float for ``group_size`` blocks of each. A candidate is judged as it would
-    be stored, so the entropy that is searched is the entropy that is kept. Candidates that are stored alike are judged once.
+    Shift and scale are kept in 8 bits, with one float for ``group_size`` blocks of each. A candidate is judged with the
+    shift that would be stored and the exact scale for it, so the entropy that is searched is the entropy that is kept.
+    Candidates that are stored alike are judged once.
 
     Args:
         weight: Weight of any shape: float64, float32, bfloat16 or float16. A last block that is not full is quantised by
@@ -157,6 +160,9 @@ def quantize_icq(
 
     Returns:
         Codes, shifts, scales and entropies, on the device of the weight.
+
+    Warns:
+        UserWarning: Some block is so much larger than others of its group that 8 bits are too coarse for their scales.
 
     Raises:
         InputError: The weight is empty, no dense tensor of floating point, or holds NaN or infinity; an option is out of
@@ -240,6 +246,13 @@ def quantize_icq(
     ):
         for done in pool.map(lambda part: quantize(*part), parts) if workers > 1 else (quantize(*p) for p in parts):
             bar.update(done)
+    if double_quant and (coarse := grid.coarse()) > _COARSE:
+        warnings.warn(
+            f"{coarse:.0%} of the blocks of a weight lie beside a block of far larger weights, and 8-bit scales are too "
+            "coarse for them (off by over a tenth): take double_quant=False or a smaller group_size, or leave that layer "
+            "dense",
+            stacklevel=2,
+        )
     return IcqTensor(
         codes=codes.view(weight.shape),
         shift=None if objective == "none" else grid.stored_shift(),

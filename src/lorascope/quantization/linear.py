@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -128,7 +130,7 @@ class IcqLinear(nn.Module):
 
     def _format(self) -> Tensor:
         group_size = self.group_size if self.double_quant else 0
-        return format_of(self.codebook_kind, self.bits, self.block_size, group_size, self.shifted)
+        return format_of(self.codebook_kind, self.bits, self.block_size, group_size, self.shifted, 0)
 
     def _stored(self, name: str) -> Stored | None:
         codes: Tensor | None = getattr(self, f"weight_{name}", None)
@@ -165,7 +167,7 @@ class IcqLinear(nn.Module):
 
     @property
     def bits_per_weight(self) -> float:
-        """All that is stored for the weight, over the number of weights, without the six numbers of ``weight_format``."""
+        """All that is stored for the weight, over the number of weights, without the seven numbers of ``weight_format``."""
         stored = [s for s in (self._stored("scale"), self._stored("shift")) if s is not None]
         return (8 * self.weight.numel() + sum(s.bits for s in stored)) / (self.in_features * self.out_features)
 
@@ -202,8 +204,8 @@ class IcqLinear(nn.Module):
                     f"{size} of {_name(dtype)} belong: the checkpoint is damaged or of another model; "
                     "quantise the base model again"
                 )
-        written: Tensor = self.get_buffer("weight_format")
-        if not torch.equal(written.cpu(), self._format()):
+        written = self.get_buffer("weight_format").cpu()
+        if not torch.equal(written[:-1], self._format()[:-1]):
             raise ModelError(
                 f"quantised layer '{name}' was written as {_described(written)} and would be read as "
                 f"{_described(self._format())}: its configuration was changed; quantise the base model again"
@@ -219,6 +221,11 @@ class IcqLinear(nn.Module):
                 raise ModelError(
                     f"the {kind}s of quantised layer '{name}' are missing or damaged: quantise the base model again"
                 )
+        if int(written[-1]) != checksum(getattr(self, key) for key in sizes if key != "weight_format"):
+            raise ModelError(
+                f"the codes or scales of quantised layer '{name}' are not those that were written: the checkpoint is "
+                "damaged; quantise the base model again"
+            )
 
     def forward(self, x: Float[Tensor, "*rows in_features"]) -> Float[Tensor, "*rows out_features"]:
         """Apply the layer, in the type of its input (or of autocast)."""
@@ -236,8 +243,23 @@ class IcqLinear(nn.Module):
         )
 
 
-def format_of(codebook_kind: str, bits: int, block_size: int, group_size: int, shifted: bool) -> Int32[Tensor, " 6"]:
-    """Six numbers that say how to read the tensors of a layer.
+def checksum(tensors: Iterable[Tensor]) -> int:
+    """CRC-32 of the bytes of tensors, one after the other, as a signed number of 32 bits.
+
+    Example:
+        >>> checksum([torch.tensor([1, 2], dtype=torch.uint8), torch.tensor([3], dtype=torch.uint8)])
+        1438416925
+    """
+    total = 0
+    for tensor in tensors:
+        total = zlib.crc32(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().data, total)
+    return total - 2**32 if total >= 2**31 else total
+
+
+def format_of(
+    codebook_kind: str, bits: int, block_size: int, group_size: int, shifted: bool, check: int
+) -> Int32[Tensor, " 7"]:
+    """Seven numbers that say how to read the tensors of a layer, and whether they are whole.
 
     Args:
         codebook_kind: ``"nf"`` or ``"int"``.
@@ -245,20 +267,21 @@ def format_of(codebook_kind: str, bits: int, block_size: int, group_size: int, s
         block_size: Weights a block.
         group_size: Blocks that share a float; 0 if scales and shifts are floats themselves.
         shifted: Whether blocks have a shift.
+        check: `checksum` of the tensors.
 
     Returns:
-        The version of this format (1) and the five values, code books by their place in `CODEBOOKS`.
+        The version of this format (1) and the six values, code books by their place in `CODEBOOKS`.
 
     Example:
-        >>> format_of("nf", 4, 64, 256, True).tolist()
-        [1, 0, 4, 64, 256, 1]
+        >>> format_of("nf", 4, 64, 256, True, -7).tolist()
+        [1, 0, 4, 64, 256, 1, -7]
     """
-    values = (1, CODEBOOKS.index(codebook_kind), bits, block_size, group_size, int(shifted))
+    values = (1, CODEBOOKS.index(codebook_kind), bits, block_size, group_size, int(shifted), check)
     return torch.tensor(values, dtype=torch.int32, device="cpu")
 
 
 def _described(written: Tensor) -> str:
-    version, kind, bits, block_size, group_size, shifted = written.tolist()
+    version, kind, bits, block_size, group_size, shifted, _ = written.tolist()
     if version != 1 or kind not in range(len(CODEBOOKS)):
         return f"an unknown kind ({version}, {kind})"
     scales = f"groups of {group_size} scales" if group_size else "float scales"
@@ -287,8 +310,7 @@ def state_of(quantized: IcqTensor) -> dict[str, Tensor]:
     """The tensors of a layer that holds this weight, by their names in `IcqLinear`."""
     group_size = quantized.scale.group_size if quantized.scale.groups is not None else 0
     shifted = quantized.shift is not None
-    kind = format_of(quantized.codebook, quantized.bits, quantized.block_size, group_size, shifted)
-    state = {"weight": quantized.packed, "weight_format": kind.to(quantized.packed.device)}
+    state = {"weight": quantized.packed}
     for name, stored in (("scale", quantized.scale), ("shift", quantized.shift)):
         if stored is None:
             continue
@@ -297,4 +319,7 @@ def state_of(quantized: IcqTensor) -> dict[str, Tensor]:
         else:
             state[f"weight_{name}"] = stored.codes
             state[f"weight_{name}_groups"] = stored.groups.view(torch.int32)
-    return state
+    kind = format_of(
+        quantized.codebook, quantized.bits, quantized.block_size, group_size, shifted, checksum(state.values())
+    )
+    return state | {"weight_format": kind.to(quantized.packed.device)}

@@ -139,6 +139,11 @@ def resources(
         for variant in variants:
             model = load(variant)
             stored = weights_mib(model)
+            context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+            if context is not None and max(lengths) > context:
+                raise InputError(
+                    f"{max(lengths)} tokens are more than this model's context of {context}: give smaller lengths"
+                )
             for mode, batch, length in cases:
                 generator = torch.Generator().manual_seed(seed)
                 ids = torch.randint(0, vocabulary, (batch, length), generator=generator)

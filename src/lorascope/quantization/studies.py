@@ -86,7 +86,7 @@ def sample_blocks(
         Name -> blocks in float32; weights of less than a block are left out.
 
     Raises:
-        InputError: No weight has a whole block.
+        InputError: No weight has a whole block, or one holds NaN or infinity.
 
     Example:
         >>> sample_blocks([("w", torch.ones(10, 64))], block_size=64, limit=4, seed=0)["w"].shape
@@ -96,6 +96,8 @@ def sample_blocks(
     found = {}
     for name, weight in weights:
         flat = weight.detach().flatten()
+        if not bool(torch.isfinite(flat).all()):
+            raise InputError(f"{name}: weight holds NaN or infinity: repair the checkpoint first")
         rows = flat[: flat.numel() - flat.numel() % block_size].view(-1, block_size)
         if rows.numel():
             found[name] = rows[torch.randperm(rows.shape[0], generator=generator)[:limit]].float()

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import ModelCardData
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -19,7 +20,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForCausalLM, A
 from transformers.pytorch_utils import Conv1D
 
 from lorascope.core.errors import DataError, LorascopeError, ModelError
-from lorascope.core.files import appearing_folder, explain_write_errors, read_json, write_json
+from lorascope.core.files import appearing_folder, atomic_write_text, explain_write_errors, read_json, write_json
 from lorascope.core.provenance import collect
 from lorascope.quantization.icq import IcqTensor, quantize_icq
 from lorascope.quantization.linear import IcqLinear
@@ -132,6 +133,7 @@ def quantize_model(
         with explain_write_errors(out):
             model.save_pretrained(work)
             _save_companion(str(source), work)
+            atomic_write_text(work / "README.md", _card(type(model).__name__, config, report))
             write_json(work / REPORT_NAME, report.to_dict())
     return report
 
@@ -236,6 +238,25 @@ def quantizable_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
         if module is not head and is_quantizable(name, module):
             weight: Tensor = module.get_parameter("weight").detach()
             yield name, weight.T if isinstance(module, Conv1D) else weight
+
+
+def _card(kind: str, config: ICQConfig, report: QuantizationReport) -> str:
+    """The model card of a quantised model of a class of transformers."""
+    data = ModelCardData(library_name="transformers", tags=["lorascope", "icq", "quantized"])
+    how = "plain" if config.objective == "none" else f"calibrated (ICQ, IR-QLoRA, arXiv 2402.05445; {config.objective})"
+    parts = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# A model in {config.bits} bits",
+        f"Linear layers are {how} {config.codebook}{config.bits} codes, {report.totals['bits_per_weight']:.3f} bits a "
+        f"weight with scales and shifts; the rest is dense. Relative error of the weights: "
+        f"{report.totals['relative_error']:.4f}; every layer is in `quantization.json`. It loads where lorascope is "
+        "installed:",
+        f"```python\nimport lorascope.quantization\nfrom transformers import {kind}\n\n"
+        f'model = {kind}.from_pretrained("PATH_OF_THIS_FOLDER")\n```',
+        "Adapters train on it as on any frozen model; `model.dequantize()` gives the dense weights that the codes stand "
+        "for.",
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def _save_companion(source: str, folder: Path) -> None:

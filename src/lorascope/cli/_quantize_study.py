@@ -172,7 +172,7 @@ def headline(study: QuantizationStudy) -> str:
 
 
 def _share(part: float, whole: float) -> str:
-    return f"{part / whole:.0%}" if whole > 0 else "none"
+    return f"{part / whole:.0%}" if whole > 0 and part > 0 else "none"
 
 
 def sections(study: QuantizationStudy) -> list[Section]:

@@ -98,16 +98,21 @@ def bars_info(
 
 
 def plot_series(info: SeriesInfo) -> go.Figure:
-    """Draw lines with marks, or bars whose axis starts near the smallest."""
+    """Draw lines with marks, or bars; marks alone where bars from zero would look alike."""
     figure = go.Figure(layout=base_layout())
+    drawn = [number for _, values in info.series.values() for number in values]
+    alike = not info.lines and min(drawn) > 0.5 * max(drawn)
     for i, (name, (places, numbers)) in enumerate(info.series.items()):
         colour = LINES[i % len(LINES)]
+        mark = {"symbol": MARKS[i % len(MARKS)], "size": 8 if info.lines else 11, "color": colour}
         if info.lines:
-            mark = {"symbol": MARKS[i % len(MARKS)], "size": 8, "color": colour}
             line = {"color": colour, "width": 2}
             trace: Any = go.Scatter(
                 x=places, y=numbers, name=safe(name), mode="lines+markers", marker=mark, line=line, cliponaxis=False
             )
+        elif alike:
+            groups = [short(place) for place in places]
+            trace = go.Scatter(x=groups, y=numbers, name=safe(name), mode="markers", marker=mark, cliponaxis=False)
         else:
             trace = go.Bar(x=[short(place) for place in places], y=numbers, name=safe(name), marker={"color": colour})
         figure.add_trace(trace)
@@ -117,10 +122,5 @@ def plot_series(info: SeriesInfo) -> go.Figure:
         figure.update_xaxes(tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
     figure.update_yaxes(title=safe(info.y_label), gridcolor=GRID)
     if not info.lines:
-        drawn = [number for _, values in info.series.values() for number in values]
-        low, high = min(drawn), max(drawn)
-        if low > 0.5 * high:  # else bars from zero show the differences
-            room = (high - low) or 0.1 * high
-            figure.update_yaxes(range=[low - 0.5 * room, high + 0.1 * room])
         figure.update_layout(barmode="group")
     return figure

@@ -126,8 +126,8 @@ def median_start(
         layers.append({"model": model, "layer": name, "kind": name.rpartition(".")[2], **found})
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for layer in layers:
-        groups.setdefault((layer["model"], layer["kind"]), []).append(layer)
         groups.setdefault((layer["model"], "all"), []).append(layer)
+        groups.setdefault((layer["model"], layer["kind"]), []).append(layer)
     records = []
     for (model, kind), members in groups.items():
         if kind == "all" and len(members) == 1:

@@ -132,7 +132,7 @@ def per_million(rounds: int, device: torch.device) -> list[str]:
     weight = torch.randn(1024, 1024, generator=torch.Generator().manual_seed(1)).to(device)
     million = weight.numel() / 1e6
     lines = [
-        "## Seconds a million weights",
+        f"## Seconds of the {'GPU' if device.type == 'cuda' else 'processor'} a million weights",
         "",
         "| bits | n | 8-bit shifts | float shifts | no search |",
         "|---|---|---|---|---|",

@@ -496,3 +496,27 @@ def test_ending_early_evaluation_frozen_and_checkpointed(fresh: Any, batches: An
     found = start(ending, iter(batches()), max_batches=10)
     assert torch.equal(factors(ending)[0], factors(plain)[0])
     assert "ended after 3 batches of 10" in " ".join(found.warnings)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_codes_that_an_evaluation_packed(nested: bool, batches: Any, tmp_path: Path) -> None:
+    """bitsandbytes packs codes for inference on some processors, and does not take all of it back."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    sizes = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=64, max_position_embeddings=32, pad_token_id=0, **sizes)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=nested)
+    found = []
+    for evaluated in (False, True):
+        model = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=how, dtype=torch.float32)
+        adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "down_proj"])).eval()
+        before = logits(adapted, batches()[0]) if evaluated else None
+        found.append(start(adapted, batches()).layers)
+        if before is not None:
+            assert torch.equal(logits(adapted, batches()[0]), before)
+    for fresh_row, packed_row in zip(*found, strict=True):
+        assert packed_row["fisher_trace"] == pytest.approx(fresh_row["fisher_trace"], rel=0.05)

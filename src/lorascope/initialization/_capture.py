@@ -107,10 +107,7 @@ def prepared(model: nn.Module) -> Iterator[None]:
         if getattr(module, "gradient_checkpointing", False) and module.training and not _drops(module)
     ]
     handle = None
-    for layer in four_bit_layers(model):
-        if getattr(getattr(layer.weight, "quant_state", None), "packing_format_for_cpu", False):
-            layer.state_dict()  # an earlier evaluation packed it for inference; saving takes that back in place
-    with evaluation_mode(model):
+    with evaluation_mode(model), _unpacked(model):
         try:
             for parameter in needed:
                 parameter.requires_grad_(False)
@@ -128,6 +125,27 @@ def prepared(model: nn.Module) -> Iterator[None]:
                 config.use_cache = use_cache
             for parameter in needed:
                 parameter.requires_grad_(True)
+
+
+@contextlib.contextmanager
+def _unpacked(model: nn.Module) -> Iterator[None]:
+    """4-bit layers as gradients need them; those that an earlier evaluation packed for inference are packed again after."""
+    packed: list[tuple[Any, Tensor, dict[str, Any]]] = []
+    for layer in four_bit_layers(model):
+        weight: Any = layer.weight
+        state = weight.quant_state
+        if getattr(state, "packing_format_for_cpu", False):
+            packed.append((weight, weight.data, dict(vars(state))))
+            layer.state_dict()  # saving unpacks the codes in place; scales that are not nested stay turned round
+            if not state.nested and state.absmax.dim() == 2:
+                state.absmax = state.absmax.T.reshape(-1).float()
+    try:
+        yield
+    finally:
+        for weight, data, before in packed:
+            weight.data = data
+            vars(weight.quant_state).clear()
+            vars(weight.quant_state).update(before)
 
 
 def _drops(module: nn.Module) -> bool:

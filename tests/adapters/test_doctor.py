@@ -175,6 +175,12 @@ def test_the_wrong_base(saved: Saved) -> None:
     assert one.severity == "error" and "14 of 14 layers are not in this model" in one.evidence
     (folder / RECORD_FILE).unlink()
     assert "is not recorded" in found(examine_adapter(folder, base=base(seed=1)), "base").evidence
+    config = json.loads((folder / "adapter_config.json").read_text()) | {"base_model_name_or_path": "their/base"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    named = base(seed=1)
+    named.config._name_or_path = "my/other"
+    one = found(examine_adapter(folder, base=named), "base")
+    assert one.severity == "warning" and "made for 'their/base', and this is 'my/other'" in one.evidence
     assert "was not looked at" in found(examine_adapter(folder), "base").evidence or (
         found(examine_adapter(folder), "base").severity == "warning"
     )

@@ -485,7 +485,8 @@ def test_ending_early_evaluation_frozen_and_checkpointed(fresh: Any, batches: An
     start(plain, batches())
     frozen = fresh(lora_dropout=0.4)
     frozen.requires_grad_(False).train()
-    start(frozen, batches())
+    found = start(frozen, batches())
+    assert any("is frozen: nothing of it will be trained" in note for note in found.warnings)
     assert torch.equal(factors(frozen)[0], factors(plain)[0])
     assert not any(p.requires_grad for p in frozen.parameters())
     checkpointed = fresh()
@@ -520,3 +521,10 @@ def test_codes_that_an_evaluation_packed(nested: bool, batches: Any, tmp_path: P
             assert torch.equal(logits(adapted, batches()[0]), before)
     for fresh_row, packed_row in zip(*found, strict=True):
         assert packed_row["fisher_trace"] == pytest.approx(fresh_row["fisher_trace"], rel=0.05)
+
+
+def test_numbers_that_are_none_of_their_kind(fresh: Any, batches: Any) -> None:
+    with pytest.raises(InputError, match="sketch -1 must be a whole number"):
+        start(fresh(), batches(), sketch=-1)
+    found = start(fresh(), batches(), budget=10**9)
+    assert any("was not used up: " in note for note in found.warnings)

@@ -234,6 +234,7 @@ def _base(folder: Path, config: Mapping[str, Any], factors: Factors, base: nn.Mo
     given = str(getattr(getattr(base, "config", None), "_name_or_path", "") or "")
     if named and given and Path(str(named)).name != Path(given).name:
         evidence += f"; it was made for '{named}', and this is '{given}'"
+        return [Finding("base", "warning", evidence, f"take '{named}', unless this is a copy of it under another name")]
     return [Finding("base", "note", evidence)]
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def doctor_command(
@@ -28,7 +31,7 @@ def doctor_command(
     import json
 
     from lorascope.core.environment import SEVERITIES, examine_environment, to_json, worst
-    from lorascope.core.errors import InputError
+    from lorascope.core.errors import InputError, ModelError
 
     if adapter is None:
         if model is not None or initial is not None:
@@ -41,8 +44,15 @@ def doctor_command(
     else:
         from lorascope.adapters.doctor import examine_adapter
         from lorascope.measuring import load_model_and_tokenizer
+        from lorascope.quantization.whole import load_model
+        from lorascope.tasks.embedded import resolve_model
 
-        base = load_model_and_tokenizer(model)[0] if model is not None else None
+        base: PreTrainedModel | None = None
+        if model is not None:
+            try:
+                base = load_model_and_tokenizer(model)[0]
+            except ModelError:  # of a folder without a tokenizer, or a classifier: the weights will do
+                base = load_model(resolve_model(model))
         findings, title = examine_adapter(adapter, base=base, initial=initial), str(adapter)
     if as_json:
         typer.echo(json.dumps(to_json(findings, subject=title), indent=2, allow_nan=False))

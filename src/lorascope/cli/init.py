@@ -110,17 +110,19 @@ def _start(
     progress: bool,
 ) -> Any:
     """Load, pass the data, save the adapter; returns what was done."""
+    import dataclasses
+
     from torch.utils.data import DataLoader
 
     from lorascope.adapters import adapter_record
     from lorascope.adapters.load import RECORD_FILE
-    from lorascope.core.files import write_json
+    from lorascope.core.files import atomic_write_text, write_json
     from lorascope.initialization import initialize_lora_fisher
     from lorascope.initialization.result import FILE
     from lorascope.measuring import load_model_and_tokenizer
     from lorascope.measuring.processes import device, is_main_process
     from lorascope.tasks import PaddingCollator, encode_task, load_task, pad_token_id
-    from lorascope.training.card import base_model_note
+    from lorascope.training.card import base_model_note, model_card
     from lorascope.training.inits import sample_rows
     from lorascope.training.lora import attach_lora
 
@@ -148,6 +150,7 @@ def _start(
     if is_main_process():
         adapted.peft_config["default"].base_model_name_or_path = base_model_note(spec)
         adapted.save_pretrained(str(out), save_embedding_layers=False)
+        atomic_write_text(out / "README.md", model_card(dataclasses.replace(spec, init=mode), steps=0))
         facts = {"task": spec.task, "prompt": spec.prompt, "base_model": spec.model, "share": None, "length": None}
         write_json(out / RECORD_FILE, adapter_record(adapted, **facts, init={"init": mode, "trained": False}))
         result.save(out / FILE)

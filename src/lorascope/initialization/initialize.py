@@ -115,6 +115,8 @@ def initialize_lora_fisher(
         if given not in known:
             raise unknown_name(kind, str(given), known)
     parse_memory(max_memory)
+    if isinstance(sketch, bool) or not isinstance(sketch, int) or sketch < 1:
+        raise InputError(f"sketch {sketch!r} must be a whole number of at least 1")
     chosen = MODES[mode]
     if chosen.labels and fisher == "true":
         raise InputError(
@@ -191,6 +193,14 @@ def initialize_lora_fisher(
         untyped: Any = model
         config: Any = untyped.peft_config[adapter_name]
         rows = layer_rows(drafts, ranks, wanted)
+        bought = sum(int(row["parameters"]) for row in rows)
+        if budget is not None and bought + max(c.d_in + c.d_out for c in found) <= budget:
+            notes.append(
+                f"the budget of {budget} parameters was not used up: {bought} of them are all that the largest ranks and "
+                "the directions in the data take; max_rank raises the former"
+            )
+        if not any(p.requires_grad for d in drafts for p in factor_parameters(d.component, adapter_name)[:2]):
+            notes.append(f"adapter '{adapter_name}' is frozen: nothing of it will be trained")
     notes += notes_of(drafts, ranks, fisher, counts)
     if chosen.residual:
         notes.append(

@@ -136,8 +136,8 @@ def parse_memory(value: int | str | None) -> int | None:
         if budget is None or budget.kind != "memory":
             raise InputError(f"max_memory '{value}' is no amount of memory: write 4GB or 512MiB")
         return int(budget.amount)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value < math.inf:
-        raise InputError(f"max_memory {value!r} must be a number of bytes above 0, or text such as '4GB'")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value < math.inf or value % 1:
+        raise InputError(f"max_memory {value!r} must be a whole number of bytes above 0, or text such as '4GB'")
     return int(value)
 
 

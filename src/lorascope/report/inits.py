@@ -134,10 +134,10 @@ def inits_frame(summary: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFram
                 "method": row["method"],
                 "mean": row["mean"],
                 "minus default's (95 %)": gap,
+                "helped": row["helped"],
                 "t": "" if pd.isna(row["t"]) else show(row["t"], 3),
                 "p": "" if pd.isna(row["p"]) else show(row["p"], 2),
                 "adjusted p": "" if pd.isna(row["p_holm"]) else show(row["p_holm"], 2),
-                "helped": row["helped"],
             }
         )
     return pd.DataFrame(rows)

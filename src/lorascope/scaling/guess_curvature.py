@@ -68,7 +68,10 @@ def guess_from_curvature(values: Mapping[str, Any]) -> Plan:
     ]
     pattern = values.get("rank_pattern") or {}
     if pattern:
-        notes.append(f"A budget was spread over the layers: {len(pattern)} ranks of their own are in rank_pattern.")
+        notes.append(
+            f"A budget was spread over the layers: {len(pattern)} ranks of their own, which one rank for all does not keep. "
+            "They are in the adapter_config.json beside the given file: train that adapter, or copy its rank_pattern."
+        )
     near = sorted({max(1, guess // 2), guess, 2 * guess})
     return Plan(
         basis="curvature",

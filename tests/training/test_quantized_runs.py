@@ -69,8 +69,9 @@ def test_the_names_in_settings_are_the_names_that_load():
         quantization_config("icq-nf5")
 
 
-def test_a_run_with_all_of_ir_qlora(settings, tmp_path):
-    values = settings | {"quantize": "icq-nf4", "elastic": True, "beta_learning_rate": 0.1}
+@pytest.mark.parametrize("dora", [False, True])
+def test_a_run_with_all_of_ir_qlora(settings, dora, tmp_path):
+    values = settings | {"quantize": "icq-nf4", "elastic": True, "beta_learning_rate": 0.1, "use_dora": dora}
     record = run(RunSpec.from_mapping(values), tmp_path / "run", progress=False)
     facts = record.settings["quantization"]
     assert 4.2 < facts["bits_per_weight"] < 4.6 and 3 < facts["code_entropy_bits"] < 4 and facts["seconds"] > 0
@@ -159,7 +160,6 @@ def test_what_cannot_go_together_is_refused_in_one_line():
         with pytest.raises(InputError, match="twice the rank"):
             RunSpec(elastic="both", init=init)
     cases = {
-        "norms of the dense weights": {"quantize": "icq-nf4", "use_dora": True},
         "share weights": {"quantize": "nf4", "share": 2},
         "the base is dense": {"init": "loftq"},
         "start of its own": {"quantize": "loftq", "init": "fisher"},

@@ -29,7 +29,7 @@ class IcqLora(Linear):  # type: ignore[misc]
         """Add an adapter.
 
         Raises:
-            AdapterError: It needs the dense weight.
+            AdapterError: Its start takes a part off the weight.
         """
         _check(config)
         super().update_layer(adapter_name, *args, config=config, **kwargs)
@@ -55,10 +55,6 @@ class IcqLora(Linear):  # type: ignore[misc]
 
 
 def _check(config: LoraConfig) -> None:
-    if config.use_dora:
-        raise AdapterError(
-            "DoRA needs the norms of the dense weight, which a quantised layer does not keep: use_dora=False"
-        )
     if config.init_lora_weights not in (True, False, "gaussian", "orthogonal", "eva"):
         raise AdapterError(
             f"init_lora_weights '{config.init_lora_weights}' takes a part off the base weight, which quantised codes cannot "

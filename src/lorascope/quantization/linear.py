@@ -166,6 +166,11 @@ class IcqLinear(nn.Module):
         return dense.to(dtype or self.compute_dtype)
 
     @property
+    def W_q(self) -> Tensor:
+        """The packed codes."""
+        return self.weight
+
+    @property
     def bits_per_weight(self) -> float:
         """All that is stored for the weight, over the number of weights, without the seven numbers of ``weight_format``."""
         stored = [s for s in (self._stored("scale"), self._stored("shift")) if s is not None]

@@ -289,11 +289,6 @@ class RunSpec:
                     f"init '{self.init}' takes a part off the base weights, which codes cannot give: take init 'loftq' or "
                     "'fisher', or leave out quantize"
                 )
-            if self.use_dora and self.quantize != "nf4":
-                raise InputError(
-                    f"DoRA needs the norms of the dense weights, which '{self.quantize}' does not give: leave out use_dora, "
-                    "or take quantize 'nf4'"
-                )
             if (self.share or 1) > 1:
                 raise InputError("layers that share weights can't be quantised: leave out share, or quantize")
         if self.elastic is None and self.beta_learning_rate is not None:

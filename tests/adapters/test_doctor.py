@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
@@ -178,6 +179,7 @@ def test_the_wrong_base(saved: Saved) -> None:
     config = json.loads((folder / "adapter_config.json").read_text()) | {"base_model_name_or_path": "their/base"}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     named = base(seed=1)
+    named.config = copy.deepcopy(named.config)  # built models share theirs
     named.config._name_or_path = "my/other"
     one = found(examine_adapter(folder, base=named), "base")
     assert one.severity == "warning" and "made for 'their/base', and this is 'my/other'" in one.evidence

@@ -167,7 +167,7 @@ class IcqLinear(nn.Module):
 
     @property
     def W_q(self) -> Tensor:
-        """The packed codes."""
+        """The packed codes, by HQQ's name: PEFT asks a layer that has it to `dequantize` itself, for DoRA."""
         return self.weight
 
     @property
@@ -192,8 +192,8 @@ class IcqLinear(nn.Module):
             name: The layer, for the message.
 
         Raises:
-            ModelError: A tensor has another size or type than it must, the tensors are of another kind than the layer, or a
-                float of a scale or a shift is not finite, or not above 0 where it must be.
+            ModelError: A tensor has another size or type than it must, the tensors are of another kind than the layer or not
+                those of their checksum, or a float of a scale or a shift is not finite, or not above 0 where it must be.
         """
         blocks = -(-self.in_features * self.out_features // self.block_size)
         sizes = {"weight": (packed_size(self.in_features * self.out_features, self.bits), torch.uint8)}

@@ -230,18 +230,25 @@ def test_residual_adapters_are_saved_as_ordinary_ones(
     assert torch.allclose(logits(again, data[0]), trained, atol=tolerance)
 
 
-@pytest.mark.parametrize("kind", ["icq", "bitsandbytes"])
-def test_quantised_bases(kind: str, batches: Any, tmp_path: Path) -> None:
-    from peft import LoraConfig, get_peft_model
+def save_llama(folder: Path, *, width: int, inner: int) -> None:
+    """A dense model of one layer, to be loaded quantised."""
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    from lorascope.adapters import support_quantised
-
-    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes = {"hidden_size": width, "intermediate_size": inner, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = LlamaConfig(vocab_size=64, max_position_embeddings=32, pad_token_id=0, **sizes)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+
+
+@pytest.mark.parametrize("kind", ["icq", "bitsandbytes"])
+def test_quantised_bases(kind: str, batches: Any, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from lorascope.adapters import support_quantised
+
+    save_llama(tmp_path, width=64, inner=64)
     if kind == "icq":
         quantised: Any = ICQConfig()
     else:
@@ -503,13 +510,9 @@ def test_ending_early_evaluation_frozen_and_checkpointed(fresh: Any, batches: An
 def test_codes_that_an_evaluation_packed(nested: bool, batches: Any, tmp_path: Path) -> None:
     """bitsandbytes packs codes for inference on some processors, and does not take all of it back."""
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, LlamaConfig
+    from transformers import AutoModelForCausalLM
 
-    sizes = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = LlamaConfig(vocab_size=64, max_position_embeddings=32, pad_token_id=0, **sizes)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    save_llama(tmp_path, width=128, inner=192)
     how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=nested)
     found = []
     for evaluated in (False, True):

@@ -1,6 +1,7 @@
 """The solvable theory of LoRA: parameters to predicted curves, with numpy and scipy only."""
 
-from lorascope.theory.finetuning import FineTuned, finetune, finetune_after
+from lorascope.theory.finetuned import FineTuned
+from lorascope.theory.finetuning import finetune, finetune_after
 from lorascope.theory.prediction import Prediction, finite_size, predict
 from lorascope.theory.pretraining import Pretrained, bayes_floor, pretrain
 from lorascope.theory.recovery import weak_recovery

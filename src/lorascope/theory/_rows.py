@@ -13,7 +13,8 @@ from scipy import optimize
 from tqdm.auto import tqdm
 
 from lorascope.core.errors import InputError
-from lorascope.theory.finetuning import FineTuned, finetune_after
+from lorascope.theory.finetuned import FineTuned
+from lorascope.theory.finetuning import finetune_after
 from lorascope.theory.pretraining import Pretrained, pretrain
 
 Row = dict[str, Any]

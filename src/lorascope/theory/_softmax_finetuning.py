@@ -17,7 +17,8 @@ from lorascope.theory._record import Q0_UPDATE
 from lorascope.theory._softmax import C_ROOT, bistable, finetuning_prox, logit_loss, pretraining_prox
 
 if TYPE_CHECKING:
-    from lorascope.theory.finetuning import FineTuned, _Settings
+    from lorascope.theory.finetuned import FineTuned
+    from lorascope.theory.finetuning import _Settings
     from lorascope.theory.pretraining import Pretrained
 
 SAMPLES = 2**12

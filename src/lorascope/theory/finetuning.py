@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.special import gammainc, gammaincinv
@@ -18,7 +18,6 @@ from lorascope.theory._record import (
     JUMP_LIMIT,
     JUMP_LIMIT_SOFTMAX,
     Q0_UPDATE,
-    Record,
     above_zero,
     at_least_zero,
     check_samples,
@@ -29,79 +28,13 @@ from lorascope.theory._record import (
     whole,
 )
 from lorascope.theory._reuse import reuse_warnings, smallest_dim
+from lorascope.theory.finetuned import FineTuned
 from lorascope.theory.pretraining import Pretrained
 
 COLLAPSE = 1e-3
 """Squared norm over d below which the update counts as collapsed; its direction is then noise."""
 COARSE = 2**9
 """Points of the first pass, in which every start runs; the chosen one goes on with all points."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FineTuned(Record):
-    """Order parameters of stage 2.
-
-    Attributes:
-        alpha: N' / d.
-        tokens: T.
-        ridge: lambda'.
-        noise: Dn, the variance of the residual that pre-training leaves (``active``: that of the chosen sequences).
-        base_error: Q0 - 2M + Q, what pre-training adds to the test error before the factor (T+1)/T.
-        activation: ``linear`` or ``softmax``.
-        data: ``fresh``, ``reused``, ``recalibrated`` or ``active``.
-        fraction: Share of a pool that ``active`` labels; 1 for the others.
-        largest: Whether ``active`` takes the largest logits.
-        smallest_dim: d from which on ``reused`` takes 5 % of the stage-1 sequences or less, as the equations want; None for
-            other data.
-        m: Overlap of the update with its target, over d.
-        q: Squared norm of the update over d.
-        v: Susceptibility.
-        alignment: m / sqrt(q q0), how well the direction is recovered.
-        test_error: Of the noiseless target on fresh sequences.
-        train_loss: Over d, penalty included.
-        jump: Share of the sequences whose proximal map can jump: linear, P(4 v b_max / T^2 > 1); softmax, with
-            several minima.
-        start: The start whose solution has the lowest energy.
-        energies: Energy (training loss over d) of the solution that each start led to, by the name of the start.
-        converged: Whether the last change was below the tolerance.
-        iterations: Of the last pass.
-        residual: Last change.
-        warnings: Why a number is not to be trusted, one sentence each; empty if nothing is known against it.
-        schema_version: Version of this layout.
-    """
-
-    alpha: float
-    tokens: int
-    ridge: float
-    noise: float
-    base_error: float
-    activation: str
-    data: str
-    fraction: float
-    largest: bool
-    smallest_dim: int | None
-    m: float
-    q: float
-    v: float
-    alignment: float
-    test_error: float
-    train_loss: float
-    jump: float
-    start: str
-    energies: dict[str, float]
-    converged: bool
-    iterations: int
-    residual: float
-    warnings: list[str] = field(default_factory=list)
-    schema_version: int = 2
-
-    kind: ClassVar[str] = "fine_tuned"
-    version: ClassVar[int] = 2
-
-    @property
-    def valid(self) -> bool:
-        """Whether there is no warning."""
-        return not self.warnings
 
 
 def finetune(

@@ -8,7 +8,8 @@ from typing import Any
 
 from lorascope.core.errors import InputError
 from lorascope.theory._record import Q0_UPDATE, whole
-from lorascope.theory.finetuning import FineTuned, finetune, finetune_after
+from lorascope.theory.finetuned import FineTuned
+from lorascope.theory.finetuning import finetune, finetune_after
 from lorascope.theory.points import SimulationPoint
 from lorascope.theory.pretraining import Pretrained, pretrain
 

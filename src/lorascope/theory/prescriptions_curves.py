@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from lorascope.core.errors import InputError, unknown_name
 from lorascope.theory._record import DATA, Record, one_of
 from lorascope.theory._rows import Row, Setting, along, flags, logarithmic, row_of
-from lorascope.theory.finetuning import FineTuned
+from lorascope.theory.finetuned import FineTuned
 from lorascope.theory.pretraining import bayes_floor
 
 AXES = ("alpha", "ridge", "noise", "kappa0", "alpha_finetune", "ridge_finetune", "fraction")

@@ -14,7 +14,8 @@ from lorascope.core.errors import InputError
 from lorascope.theory._prox import sobol_normals, symmetric
 from lorascope.theory._record import JUMP_LIMIT, Record, above_zero, at_least_zero, check_samples, check_tokens
 from lorascope.theory._rows import SECOND, Row, best_ridge, flags, logarithmic, lost
-from lorascope.theory.finetuning import FineTuned, finetune
+from lorascope.theory.finetuned import FineTuned
+from lorascope.theory.finetuning import finetune
 
 Array = NDArray[np.float64]
 TARGETS = (0.8, 0.9, 0.95, 0.98)

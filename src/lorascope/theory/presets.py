@@ -13,7 +13,8 @@ from typing import Any
 from lorascope.core.errors import DataError, unknown_name
 from lorascope.theory._preset_figures import PRESETS, Line, Preset
 from lorascope.theory._rows import Row, Setting, along, logarithmic
-from lorascope.theory.finetuning import FineTuned, finetune
+from lorascope.theory.finetuned import FineTuned
+from lorascope.theory.finetuning import finetune
 from lorascope.theory.points import SimulationPoint, points_table
 from lorascope.theory.prescriptions_curves import curve
 from lorascope.theory.prescriptions_pretraining import best_pretraining

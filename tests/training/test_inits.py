@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, initialize_lora_eva_weights
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lorascope.core.errors import AdapterError, InputError
@@ -138,3 +138,24 @@ def test_eva_does_not_go_on_for_ever(
     assert not any("lora" in name for name, _ in model.named_parameters())
     with pytest.raises(AdapterError, match="at least as many rows as the rank of 9, and there are 8"):
         run(dataclasses.replace(eva, rank=9), tmp_path / "b", model=model, tokenizer=tokenizer, progress=False)
+
+
+def test_eva_takes_short_rows_in_one_batch_as_many_unlike_ones_never_settle(
+    spec: RunSpec,
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[int] = []
+
+    def spied(peft_model: Any, batches: Any, **options: Any) -> None:
+        made.extend(len(batch["input_ids"]) for batch in batches)
+        initialize_lora_eva_weights(peft_model, batches, **options)
+
+    monkeypatch.setattr(inits, "initialize_lora_eva_weights", spied)
+    record = run(
+        dataclasses.replace(spec, init="eva"), tmp_path / "a", model=model, tokenizer=tokenizer, progress=False
+    )
+    assert record.settings["init"]["init"] == "eva"
+    assert made == [8]

@@ -39,6 +39,8 @@ from lorascope.tasks.evaluate import evaluation_mode
 from lorascope.training.lora import attach_lora
 from lorascope.training.spec import FISHER_INITS, RESIDUAL_INITS, RunSpec
 
+_EVA_TOKENS = 4096
+"""Tokens of a batch of EVA, padding with them: all 32 rows of a short task at once."""
 _EVA_BATCHES = 200
 """Batches after which EVA is given up, or twice as many as the data have if that is more."""
 
@@ -141,11 +143,16 @@ def _start(
         warnings.filterwarnings("ignore", message="`eva_config` is not specified")
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
         warnings.filterwarnings("ignore", category=UserWarning, module="peft")
-        return _start_in_peft(model, spec, targets, loader, progress), {}
+        return _start_in_peft(model, spec, targets, rows, loader, progress), {}
 
 
 def _start_in_peft(
-    model: nn.Module, spec: RunSpec, targets: list[str], loader: Callable[..., DataLoader[Any]], progress: bool
+    model: nn.Module,
+    spec: RunSpec,
+    targets: list[str],
+    rows: Rows,
+    loader: Callable[..., DataLoader[Any]],
+    progress: bool,
 ) -> PeftModel:
     def forward(batch_size: int | None = None) -> None:
         batches = loader() if batch_size is None else loader(batch_size)
@@ -156,9 +163,9 @@ def _start_in_peft(
         for batch in tqdm(loader(), desc=spec.init, unit="batch", disable=not progress):
             model(**_moved(batch, model)).loss.backward()
 
-    if spec.init == "eva" and len(loader(1)) < spec.rank:
+    if spec.init == "eva" and len(rows) < spec.rank:
         raise AdapterError(
-            f"init 'eva' needs at least as many rows as the rank of {spec.rank}, and there are {len(loader(1))}: give more "
+            f"init 'eva' needs at least as many rows as the rank of {spec.rank}, and there are {len(rows)}: give more "
             "init_rows, or take another init"
         )
 
@@ -180,9 +187,10 @@ def _start_in_peft(
     peft_model = attach_lora(model, spec, prepare=prepare)
     try:
         if spec.init == "eva":
-            # PEFT leaves out batches with fewer scored tokens than the rank, and reads on until it has had enough: for ever,
-            # if all are so small.
-            batches = loader(max(spec.micro_batch_size or spec.batch_size, spec.rank))
+            # PEFT leaves out batches with fewer scored tokens than the rank, and reads on until none turns its directions:
+            # for ever, if batches are small and unlike each other. Few large ones settle soonest.
+            longest = max(len(row["input_ids"]) for row in rows)
+            batches = loader(max(spec.micro_batch_size or spec.batch_size, spec.rank, _EVA_TOKENS // longest))
             most = max(_EVA_BATCHES, 2 * len(batches))
             initialize_lora_eva_weights(peft_model, batches, forward_fn=_at_most(most), show_progress_bar=progress)
     except AdapterError:

@@ -17,7 +17,7 @@ import torch
 from peft import LoHaConfig, LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from lorascope.cli import main
+from lorascope.cli import app, main
 from lorascope.cli.quickstart import parse_ranks
 from lorascope.core import InputError
 from lorascope.results import AdapterMeasurement
@@ -479,6 +479,12 @@ def test_wrong_usage_ends_in_one_line(run: Run, typed: list[str], said: str) -> 
     assert err.count("\n") == 1
     assert err.startswith(f"lorascope: {said}")
     assert err.rstrip().endswith("--help'")
+
+
+def test_a_help_paragraph_fills_the_terminal_and_a_table_keeps_its_lines() -> None:
+    told = {info.name: info.help or "" for info in app.registered_commands}
+    assert "Then each runs at its rate on other seeds" in told["compare-inits"]
+    assert "random\nWith labels:" in told["select"]
 
 
 def test_help_and_version_are_no_errors(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
 import warnings
@@ -66,6 +67,16 @@ study = typer.Typer(
 for _name, _command in STUDY_COMMANDS.items():
     study.command(_name)(stoppable(_command, _NOTHING))
 app.add_typer(study, name="quantize-study")
+
+
+def _flowing(text: str) -> str:
+    """A command's help with paragraphs that fill the terminal; those that begin with a backspace keep their lines."""
+    parts = text.split("\n\n")
+    return "\n\n".join(part if part.startswith("\b") else " ".join(part.split("\n")) for part in parts)
+
+
+for _command_info in (*app.registered_commands, *study.registered_commands, *theory_app.registered_commands):
+    _command_info.help = _flowing(inspect.getdoc(_command_info.callback) or "")
 
 
 def _version(show: bool | None) -> None:

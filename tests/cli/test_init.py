@@ -41,7 +41,10 @@ def test_an_adapter_a_table_and_a_first_guess(
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert trainable == sum(row["parameters"] for row in result.layers)
     assert call(monkeypatch, "plan", out) == 0
-    assert "the curvature of the data spreads" in " ".join(capsys.readouterr().out.split())
+    planned = " ".join(capsys.readouterr().out.split())
+    ranks = [row["rank"] for row in result.layers]
+    assert "the curvature of the data spreads" in planned
+    assert f"The ranks given ({min(ranks)} to {max(ranks)}) hold" in planned
     assert call(monkeypatch, "doctor", out) == 0
     assert "was not trained yet" in " ".join(capsys.readouterr().out.split())
     assert call(monkeypatch, "init", "--out", out, *given) == 2
@@ -57,7 +60,9 @@ def test_an_adapter_a_table_and_a_first_guess(
         (("--mode", "fisher_select"), "lorascope train --init fisher_select"),
         (("--mode", "fischer"), "did you mean 'fisher'"),
         (("--budget", "3 hours"), "is no size of an adapter"),
+        (("--budget", "-5"), "'-5' is no size of an adapter"),
         (("--budget", "5"), "is below"),
+        (("--task", "nowhere.jsonl"), "nowhere.jsonl"),
         (("--max-memory", "5B"), "is too little"),
         (("--fisher", "half"), "unknown fisher 'half'"),
     ],
@@ -74,4 +79,4 @@ def test_bad_options_end_in_one_line(
     assert call(monkeypatch, "init", "--out", tmp_path / "out", *given, *options) == 2
     error = capsys.readouterr().err
     assert said in " ".join(error.split())
-    assert not list((tmp_path / "out").glob("*"))
+    assert {file.name for file in tmp_path.iterdir()} <= {"rows", tiny_model_dir.name}, "nothing is left behind"

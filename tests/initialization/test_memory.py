@@ -97,6 +97,8 @@ NEED = {
     "gradient": ("mean_gradient",),
     "fisher_batch": ("input_fisher", "mean_gradient"),
     "natural_gradient": ("input", "output", "mean_gradient"),
+    "fisher_select": ("input", "output"),
+    "fisher_whitened": ("input", "output"),
 }
 
 

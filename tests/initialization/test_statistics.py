@@ -160,6 +160,20 @@ def test_padding_and_the_size_of_batches_do_not_count(fresh: Any, batches: Any) 
             assert torch.allclose(matrix, matrices(b.layers[name])[kind], rtol=1e-4, atol=1e-7)
 
 
+def test_padding_on_the_left_counts_as_little_also_where_it_predicts_the_first_token(fresh: Any, batches: Any) -> None:
+    """Whose label transformers would count, although nothing but padding says it."""
+    model = fresh()
+    (batch,) = batches(count=1, padded=False)
+    plain = {**batch, "labels": batch["input_ids"]}
+    left = {key: nn.functional.pad(value, (4, 0), value=-100 if key == "labels" else 0) for key, value in plain.items()}
+    a = collect_statistics(model, [plain], need=NEEDS, progress=False)
+    b = collect_statistics(model, [left], need=NEEDS, progress=False)
+    assert a.counts["terms"] == b.counts["terms"]
+    for name in a.layers:
+        for kind, matrix in matrices(a.layers[name]).items():
+            assert torch.allclose(matrix, matrices(b.layers[name])[kind], rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.filterwarnings("ignore:None of the inputs")
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")

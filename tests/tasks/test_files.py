@@ -13,6 +13,7 @@ import pytest
 from lorascope.core.errors import DataError, InputError
 from lorascope.core.files import sha256_of
 from lorascope.tasks import ChatRow, ChoiceRow, CompletionRow, TextRow, load_task
+from lorascope.tasks.files import find_files
 from tests.tasks.conftest import QUESTIONS
 
 GOOD = {"question": "Q?", "choices": ["a", "b"], "answer": 1}
@@ -45,6 +46,7 @@ def test_every_kind_from_jsonl_and_parquet(row, kind, expected, write_rows):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
+        ('{"text": "a"', r"not valid JSON \(Expecting ',' delimiter at column 13\): write one JSON object a line"),
         ("{", r"not valid JSON \(.* at column \d+\): write one JSON object a line"),
         ("", "empty line: delete it"),
         ("[1]", r"a JSON list, not an object: a row is \{\"question\", \"choices\", \"answer\"\} or"),
@@ -168,6 +170,11 @@ def test_what_is_no_file_is_refused_at_once(tmp_path):
     (folder / "train.jsonl").symlink_to("nowhere")
     with pytest.raises(DataError, match=r"train\.jsonl' is a broken link, not a file"):
         load_task(folder)
+
+
+def test_a_file_that_is_not_there_is_no_broken_link(tmp_path):
+    with pytest.raises(DataError, match=r"no file '.*rows\.jsonl': check the path"):
+        find_files(tmp_path / "rows.jsonl")
 
 
 def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):

@@ -46,7 +46,7 @@ _NOTHING = "nothing was written; run the same command to begin again"
 
 app.command("quickstart")(stoppable(quickstart_command))
 app.command("train", cls=TrainCommand)(stoppable(train_command))
-app.command("init")(stoppable(init_command))
+app.command("init")(stoppable(init_command, _NOTHING))
 app.command("measure")(stoppable(measure_command))
 app.command("quantize")(stoppable(quantize_command, _NOTHING))
 app.command("fold")(stoppable(fold_command, _NOTHING))

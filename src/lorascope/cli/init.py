@@ -17,7 +17,8 @@ def init_command(
         str, typer.Option(help="fisher, fisher_batch, fisher_balanced, activation, gradient, natural_gradient, random.")
     ] = "fisher",
     budget: Annotated[
-        str | None, typer.Option(help="Spread ranks over the layers: parameters such as 500000, or '4MB adapter'.")
+        str | None,
+        typer.Option(help="Spread ranks over the layers: parameters such as 500000, or '4MB adapter' (float32)."),
     ] = None,
     max_rank: Annotated[
         int | None, typer.Option(min=1, help="Largest rank with a budget. \\[default: 4 x rank]")
@@ -48,10 +49,11 @@ def init_command(
     Writes a first adapter in PEFT's format (PeftModel.from_pretrained(base, OUT, is_trainable=True) trains it) and
     initialization.json, from which  lorascope plan OUT  makes a first guess of the rank.
     """
+    import contextlib
     import json
 
     from lorascope.core.errors import InputError
-    from lorascope.core.files import require_empty_dir
+    from lorascope.core.files import appearing_folder
     from lorascope.training.spec import RunSpec
 
     if mode in ("fisher_select", "fisher_whitened"):
@@ -68,8 +70,10 @@ def init_command(
         raise InputError(
             f"--max-rank {max_rank} bounds the ranks that a budget spreads: give --budget too, or --rank alone"
         )
-    require_empty_dir(out, remedy="choose another --out, or empty it")
-    result = _start(spec, out, mode, fisher, parameters, max_rank, max_memory, batch_size, dtype, progress)
+    from lorascope.measuring.processes import is_main_process
+
+    with appearing_folder(out) if is_main_process() else contextlib.nullcontext(out) as work:
+        result = _start(spec, work, mode, fisher, parameters, max_rank, max_memory, batch_size, dtype, progress)
     if as_json:
         typer.echo(json.dumps(result.to_dict(), indent=2, allow_nan=False))
         return
@@ -87,13 +91,16 @@ def _parameters(budget: str | None) -> int | None:
     from lorascope.core.errors import InputError
     from lorascope.scaling.plan_units import parse_budget
 
+    wrong = InputError(f"budget '{budget}' is no size of an adapter: give parameters such as 500000, or '4MB adapter'")
+
     if (plain := budget.replace(",", "").replace("_", "")).isdecimal():
         return int(plain)
-    found = parse_budget(budget)
+    try:
+        found = parse_budget(budget)
+    except InputError:
+        raise wrong from None
     if found.kind != "adapter":
-        raise InputError(
-            f"budget '{budget}' is no size of an adapter: give parameters such as 500000, or '4MB adapter'"
-        )
+        raise wrong
     return int(found.amount // 4)
 
 
@@ -170,7 +177,7 @@ def _show(result: Any, out: Path) -> None:
     table.add_column("layer", no_wrap=True)
     spread = result.settings["budget"] is not None
     for head in ("of the Fisher trace", "gain a parameter", "held by the rank", "rank"):
-        table.add_column(head, justify="right", min_width=8)
+        table.add_column(head, justify="right", min_width=max(map(len, head.split())))
     if not spread:
         table.add_column("suggested", justify="right")
     rows = sorted(result.layers, key=lambda row: -(row.get("gain_per_parameter") or 0.0))

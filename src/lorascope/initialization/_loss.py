@@ -17,7 +17,7 @@ def targets(batch: Mapping[str, Any], logits: Tensor, causal: bool) -> Tensor | 
     """The labels at the places of the logits, ignored ones as -100; None if the batch has none.
 
     A causal model's logits at one place are held against the next place's label; a batch of text without labels is its
-    own label.
+    own label. A label that only padding predicts, as that of a row's first token with padding on the left, is ignored.
     """
     labels = batch.get("labels")
     if labels is None and causal and isinstance(batch.get("input_ids"), Tensor):
@@ -27,7 +27,11 @@ def targets(batch: Mapping[str, Any], logits: Tensor, causal: bool) -> Tensor | 
     if not isinstance(labels, Tensor):
         return None
     if causal and logits.dim() == 3 and labels.dim() == 2:
-        return nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+        labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+        mask = batch.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.shape == labels.shape:
+            labels = labels.masked_fill(mask == 0, IGNORED)
+        return labels
     return labels
 
 

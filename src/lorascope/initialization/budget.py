@@ -18,9 +18,9 @@ def water_fill(
 ) -> dict[str, int]:
     r"""Spread a budget of parameters over ranks: each next direction goes where it brings most for its cost.
 
-    Maximises the sum over layers of the leading eigenvalues, sum_l sum_{i <= r_l} lambda_{l,i}, under sum_l r_l c_l <= B. As
-    eigenvalues fall, taking directions by lambda / c until nothing fits is the water-filling solution: one level that
-    lambda / c is above in every layer, up to the last direction that no longer fits.
+    The aim is the largest sum of leading eigenvalues, sum_l sum_{i <= r_l} lambda_{l,i}, under sum_l r_l c_l <= B. As eigenvalues fall, taking directions by lambda / c is the water-filling solution: one level that lambda / c is above in
+    every layer. It is the best for what it spends up to the first direction that no longer fits; whole directions do not
+    always use a budget up, so that the sum may fall short of the largest one by less than that direction's eigenvalue.
 
     Args:
         values: Layer -> eigenvalues, largest first; their number bounds the layer's rank.

@@ -99,7 +99,8 @@ def update_bytes(d_in: int, d_out: int, tokens: Tokens, sketch: int | None) -> i
 
 
 def spectrum_bytes(d_in: int, d_out: int, need: Iterable[str], sketch: int | None) -> int:
-    """Bytes of work while the spectra of one layer are computed from its sums."""
+    """Bytes of work while the spectra of one layer are computed from its sums, and a matrix of its shape is whitened."""
+    need = tuple(need)
     largest = 0
     for name in need:
         sizes = (d_in, d_out) if name == "mean_gradient" else (d_in if name.startswith("input") else d_out,)
@@ -113,6 +114,11 @@ def spectrum_bytes(d_in: int, d_out: int, need: Iterable[str], sketch: int | Non
         else:
             work = FLOAT * (wide * wide + 6 * wide * (KEPT + KEPT // 8))
         largest = max(largest, work)
+    if {"input", "output"} <= set(need):  # modes that whiten the weight or M hold both spectra beside it
+        vectors = sum(FLOAT * size * (size if size <= FULL_EIGEN_WIDTH else KEPT) for size in (d_in, d_out))
+        narrow = min(d_in, d_out)
+        decomposed = 8 * narrow * narrow if narrow <= 2 * FULL_EIGEN_WIDTH else 0  # what LAPACK takes for a whole SVD
+        return vectors + max(largest, FLOAT * (5 * d_in * d_out + decomposed))
     return largest
 
 

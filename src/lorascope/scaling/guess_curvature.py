@@ -53,14 +53,15 @@ def guess_from_curvature(values: Mapping[str, Any]) -> Plan:
     high = float(np.quantile(directions, QUANTILE))
     side = max(min(int(row["d_in"]), int(row["d_out"])) for row in used)
     guess = int(min(2 ** math.ceil(math.log2(max(high, 1.0)) - 1e-9), LARGEST, 2 ** int(math.log2(side))))
-    rank = max(int(row["rank"]) for row in used)
+    ranks = sorted({int(row["rank"]) for row in used})
+    given = f"A rank of {ranks[0]} holds" if len(ranks) == 1 else f"The ranks given ({ranks[0]} to {ranks[-1]}) hold"
     captured = np.array([float(row["captured"]) for row in used if _above_zero(row.get("captured"))])
     settings = values.get("settings") if isinstance(values.get("settings"), Mapping) else {}
     assert isinstance(settings, Mapping)
     notes = [
         f"Before training: in nine layers of ten the curvature of the data spreads over at most {high:.1f} directions of "
         f"the input (effective number; median {np.median(directions):.1f}, {len(used)} layers). Rounded: {guess}.",
-        f"A rank of {rank} holds {np.median(captured):.0%} of it in the median layer."
+        f"{given} {np.median(captured):.0%} of it in the median layer."
         if len(captured)
         else "No direction holds any of it.",
         "Basis: statistics at the start. How many directions training uses is known after a short run only: give that run's "
@@ -85,7 +86,7 @@ def guess_from_curvature(values: Mapping[str, Any]) -> Plan:
             {"N": None, "R": item, "D": None, "seed": settings.get("seed", 0), "why": "the guess and its neighbours"}
             for item in near
         ],
-        model={"layers": len(used), "rank": rank, "quantile": QUANTILE, "directions": high},
+        model={"layers": len(used), "rank": ranks[-1], "quantile": QUANTILE, "directions": high},
         notes=notes,
     )
 

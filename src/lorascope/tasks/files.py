@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -89,6 +90,8 @@ def _entries(folder: Path) -> list[Path]:
 
 def _no_file(path: Path) -> DataError:
     """The error for what only looks like a file; a pipe would never end, and could not be read twice."""
+    if not os.path.lexists(path):
+        return DataError(f"no file '{path}': check the path")
     kinds = (("folder", Path.is_dir), ("pipe", Path.is_fifo), ("socket", Path.is_socket))
     kind = next((name for name, is_kind in kinds if is_kind(path)), "device" if path.exists() else "broken link")
     return DataError(f"'{path}' is a {kind}, not a file: write the rows to a .jsonl or .parquet file first")
@@ -128,7 +131,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             if not line.strip():
                 raise DataError(f"{where}: empty line: delete it")
             try:
-                values = json.loads(line, object_pairs_hook=_without_repeats)
+                values = json.loads(line.rstrip("\r\n"), object_pairs_hook=_without_repeats)
             except json.JSONDecodeError as error:
                 raise DataError(
                     f"{where}: not valid JSON ({error.msg} at column {error.colno}): write one JSON object a line"

@@ -190,12 +190,12 @@ def _cell(pipe: Connection, folder: str, name: str, seen: int, threads: int, gpu
     """The process of one cell."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    threading.Thread(target=_listen, args=(pipe,), daemon=True).start()
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    os.environ.update({key: str(threads) for key in _THREADS})
-    _print_to(Path(log))
     try:
+        threading.Thread(target=_listen, args=(pipe,), daemon=True).start()
+        if gpu is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+        os.environ.update({key: str(threads) for key in _THREADS})
+        _print_to(Path(log))
         import torch
 
         from lorascope.sweeps.worker import work

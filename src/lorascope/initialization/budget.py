@@ -18,9 +18,10 @@ def water_fill(
 ) -> dict[str, int]:
     r"""Spread a budget of parameters over ranks: each next direction goes where it brings most for its cost.
 
-    The aim is the largest sum of leading eigenvalues, sum_l sum_{i <= r_l} lambda_{l,i}, under sum_l r_l c_l <= B. As eigenvalues fall, taking directions by lambda / c is the water-filling solution: one level that lambda / c is above in
-    every layer. It is the best for what it spends up to the first direction that no longer fits; whole directions do not
-    always use a budget up, so that the sum may fall short of the largest one by less than that direction's eigenvalue.
+    The aim is the largest sum of leading eigenvalues, sum_l sum_{i <= r_l} lambda_{l,i}, under sum_l r_l c_l <= B. As
+    eigenvalues fall, taking directions by lambda / c is the water-filling solution: one level that lambda / c is above in
+    every layer. Whole directions do not always use a budget up: the sum may fall short of the largest one by less than the
+    eigenvalue of the first direction that does not fit.
 
     Args:
         values: Layer -> eigenvalues, largest first; their number bounds the layer's rank.

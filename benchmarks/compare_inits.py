@@ -123,7 +123,12 @@ def main() -> None:
     parts += [f"- {note}" for note in facts["notes"]]
     parts += [f"- failed: {name}: {reason}" for name, reason in facts["failed"].items()]
     parts += ["", options.notes.read_text(encoding="utf-8") if options.notes else ""]
-    parts += ["## Every number", "", markdown(inits_frame(summary, labels)), ""]
+    parts += ["## Every number", ""]
+    parts += [
+        "Intervals: a bootstrap over seeds, widened for their number. t, p: Student's on the same differences; where an"
+    ]
+    parts += ["interval ends near 0 the two may differ. Adjusted p: Holm over methods.", ""]
+    parts += [markdown(inits_frame(summary, labels)), ""]
     tuning = pd.DataFrame(facts["tuning"]).pivot(index="method", columns="learning_rate", values="loss").reset_index()
     parts += [
         "## Learning rates",

@@ -16,8 +16,8 @@ _HOW = (
     "for nothing else. Methods are then compared on other seeds: a method and the default share a seed, and with it the "
     "order of the rows. Intervals: 95 %, by a bootstrap over seeds that is widened for their number. Helped: yes if the "
     "interval lies on the better side of 0; no if it does not and any help in it is smaller than the default's spread "
-    "between seeds; else undecided. t and p are Student's on the same differences: where the interval ends near 0 the two may "
-    "differ. The adjusted p (Holm over methods) says what is left when the number of methods is counted."
+    "between seeds; else undecided. t and p are Student's on the same differences: where the interval ends near 0 the two "
+    "may differ. The adjusted p (Holm over methods) says what is left when the number of methods is counted."
 )
 
 

@@ -11,9 +11,13 @@ from __future__ import annotations
 
 import gc
 import importlib
+import logging
 
 import torch
 
+logging.getLogger("bitsandbytes").setLevel(
+    logging.ERROR
+)  # as in the command line: it would name a kernel it does without
 if not torch.cuda.is_available():
     importlib.import_module("lorascope.sweeps.worker")
 gc.collect()

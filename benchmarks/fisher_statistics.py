@@ -293,8 +293,8 @@ def document(found: dict[str, Any]) -> str:
             lines.append(f"| {row['mode']} | {limit} | {row['passes']} | {sizes} | {share} |")
         lines += [
             "",
-            "One run each, and repeats differ by tens of MB: resident memory has what an allocator keeps and a library takes ",
-            "inside, too. Tensors are counted one by one in `tests/initialization/test_memory.py`.",
+            "One run each, and repeats differ by tens of MB: resident memory has what an allocator keeps and a library ",
+            "takes inside, too. Tensors are counted one by one in `tests/initialization/test_memory.py`.",
             "",
         ]
     if "wide" in found:

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from lorascope.cli import main
-from lorascope.cli._compare_inits import settings_of
+from lorascope.cli._compare_inits import _table, settings_of
 from lorascope.core.errors import InputError
 from tests.cli.test_commands import ROWS
 
@@ -95,3 +97,21 @@ def test_settings_are_read_as_yaml() -> None:
     assert found == {"learn": 1e-3, "use_rslora": True, "text_task": None, "schedule": "linear", "length": [1, 9]}
     with pytest.raises(InputError, match="not YAML"):
         settings_of(["a=[1"])
+
+
+def test_the_table_fits_a_narrow_terminal() -> None:
+    cell = {"metric": "loss", "mean": 2.4321, "difference": -0.00794, "low": -0.0661, "high": 0.00751, "p_holm": 1.0}
+    frame = pd.DataFrame([cell | {"method": "fisher_select_lowest", "helped": "undecided"}])
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(_table(frame, "loss", "Loss"))
+    row = console.export_text().splitlines()[-1]
+    assert row.split() == [
+        "fisher_select_lowest",
+        "2.432",
+        "-7.94e-03",
+        "-0.066",
+        "to",
+        "7.51e-03",
+        "1.000",
+        "undecided",
+    ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -136,7 +137,9 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _table(summary: pd.DataFrame, metric: str, title: str) -> Table:
-    table = Table(title=escape(title), title_justify="left", header_style="bold")
+    # So that the longest name and interval fit into 80 columns.
+    table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False, collapse_padding=True, header_style="bold")
+    table.title, table.title_justify = escape(title), "left"
     for name in ("init", "mean", "difference", "95 % interval", "adj. p", "helped"):
         table.add_column(name, justify="left" if name in ("init", "helped") else "right", no_wrap=True)
     part = summary[summary["metric"] == metric].sort_values("mean")

@@ -180,21 +180,24 @@ def child(mode: str, limit: int) -> None:
             collect_statistics(peft_model, data, need=(), progress=False)
         with PeakMemory() as peak:
             made = initialize_lora_fisher(peft_model, data, mode, max_memory=limit, progress=False)
-        found = {"passes": made.counts["passes"], "predicted": made.counts["predicted_bytes"]}
+        found = {key: made.counts[key] for key in ("passes", "sketched", "predicted_bytes")}
         return {"own": int(own.mib * 2**20), "peak": int(peak.mib * 2**20), **found}
 
     start(None, **{**sizes, "hidden_size": 64, "intermediate_size": 128})  # what libraries take once
     print(json.dumps(start(limit or None, **sizes)))
 
 
-def memory() -> dict[str, Any]:
-    """Growth of a process during an initialisation of a model whose own pass takes little."""
+def memory(times: int = 3) -> dict[str, Any]:
+    """Growth of a process during an initialisation of a model whose own pass takes little, a fresh process each time."""
     found: dict[str, Any] = {"modes": []}
     for mode, limits in LIMITS.items():
         for limit in (0, *limits):
             command = [sys.executable, __file__, "--out", ".", "--child", mode, str(limit)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found["modes"].append({"mode": mode, "limit": limit, **json.loads(done.stdout.splitlines()[-1])})
+            runs = []
+            for _ in range(times):
+                done = subprocess.run(command, check=True, capture_output=True, text=True)
+                runs.append(json.loads(done.stdout.splitlines()[-1]))
+            found["modes"].append({"mode": mode, "limit": limit, "runs": runs})
     return found
 
 
@@ -283,18 +286,23 @@ def document(found: dict[str, Any]) -> str:
             "Llama (768 wide, 2048 in the MLP, seven matrices each; 128 tokens a batch), less what the model's own pass ",
             "takes.",
             "",
-            "| mode | max_memory, MB | passes | own pass, MB | predicted, MB | measured, MB | of the limit |",
-            "|---|---|---|---|---|---|---|",
+            "| mode | max_memory, MB | passes | sketched | own pass, MB | predicted, MB | measured, MB | of the limit |",
+            "|---|---|---|---|---|---|---|---|",
         ]
         for row in part["modes"]:
-            limit, above = f"{row['limit'] / 1e6:,.0f}" if row["limit"] else "none", row["peak"] - row["own"]
-            share = f"{above / row['limit']:.2f}" if row["limit"] else ""
-            sizes = " | ".join(f"{size / 1e6:,.0f}" for size in (row["own"], row["predicted"], above))
-            lines.append(f"| {row['mode']} | {limit} | {row['passes']} | {sizes} | {share} |")
+            runs, limit = row["runs"], row["limit"]
+            above = sorted((run["peak"] - run["own"]) / 1e6 for run in runs)
+            middle = statistics.median(above)
+            shown = f"{middle:,.0f} ({above[0]:,.0f} to {above[-1]:,.0f})"
+            own = statistics.median(run["own"] for run in runs) / 1e6
+            cells = (row["mode"], f"{limit / 1e6:,.0f}" if limit else "none", runs[0]["passes"], runs[0]["sketched"])
+            cells += (f"{own:,.0f}", f"{runs[0]['predicted_bytes'] / 1e6:,.0f}", shown)
+            lines.append(f"| {' | '.join(map(str, cells))} | {f'{middle * 1e6 / limit:.2f}' if limit else ''} |")
         lines += [
             "",
-            "One run each, and repeats differ by tens of MB: resident memory has what an allocator keeps and a library ",
-            "takes inside, too. Tensors are counted one by one in `tests/initialization/test_memory.py`.",
+            f"Medians of {len(runs)} runs, smallest and largest in brackets: resident memory has what an allocator keeps ",
+            "and a library takes inside, too. Tensors are counted one by one in `tests/initialization/test_memory.py`. A ",
+            "smaller limit may need fewer passes, because layers that do not fit whole are sketched.",
             "",
         ]
     if "wide" in found:

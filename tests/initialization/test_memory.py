@@ -140,6 +140,7 @@ def test_more_passes_and_sketches_give_the_same_directions() -> None:
     assert chunked.counts["passes"] > 2
     sketched = initialize_lora_fisher(models[2], data, max_memory=700_000, sketch=32, progress=False)
     assert any("2 layers were sketched with 32 columns" in note for note in sketched.warnings)
+    assert [found.counts["sketched"] for found in (whole, chunked, sketched)] == [0, 0, 2]
     for one, two, three in zip(*(components(model) for model in models), strict=True):
         first, second, third = (c.module.lora_A["default"].weight.detach().double() for c in (one, two, three))
         assert torch.allclose(first, second, atol=1e-5)

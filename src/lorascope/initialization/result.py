@@ -30,7 +30,8 @@ class FisherInitialization:
             many hold nine tenths of the trace) and ``suggested_rank`` (for the same number of parameters, or the budget).
         rank_pattern: Layer -> rank, of layers whose rank differs from the configuration's.
         alpha_pattern: Layer -> alpha, of the same layers; the scaling stays as it was.
-        counts: ``samples``, ``tokens``, ``terms``, ``batches``, ``passes``, ``predicted_bytes``.
+        counts: ``samples``, ``tokens``, ``terms``, ``batches``, ``passes``, ``sketched`` layers,
+            ``predicted_bytes``.
         settings: As asked for.
         loss_nats: Mean loss of a term on the calibration data.
         seconds: Of the whole call.

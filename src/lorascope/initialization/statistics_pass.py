@@ -39,7 +39,8 @@ class Collected(Generic[T]):
     Attributes:
         layers: Layer -> `LayerStatistics`, or what ``reduce`` made of them; in the model's order.
         samples: Numbers of each sample, where asked for.
-        counts: ``samples``, ``tokens``, ``terms`` (losses summed), ``batches``, ``passes``, ``predicted_bytes``.
+        counts: ``samples``, ``tokens``, ``terms`` (losses summed), ``batches``, ``passes``, ``sketched`` layers,
+            ``predicted_bytes``.
         loss_nats: Mean loss of a term.
         warnings: What a reader must know, one sentence each.
     """
@@ -161,8 +162,9 @@ class StatisticsPass:
                 "by: put the largest first to keep within max_memory"
             )
         counts = {"samples": int(samples), "tokens": int(tokens), "terms": int(terms), "batches": int(batches)}
-        counts |= {"passes": len(chunks), "predicted_bytes": max(chunk.bytes for chunk in chunks)}
         sketched = sorted(frozenset().union(*(chunk.sketched for chunk in chunks)))
+        counts |= {"passes": len(chunks), "sketched": len(sketched)}
+        counts["predicted_bytes"] = max(chunk.bytes for chunk in chunks)
         if sketched:
             notes.append(f"{len(sketched)} layers were sketched with {self.sketch} columns, such as {sketched[0]}")
         order = [c.name for c in chosen if c.name in found]

@@ -13,6 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import BitsAndBytesConfig
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from lorascope import initialize_lora_fisher
 from lorascope.adapters import ElasticLoraConfig, components
@@ -320,6 +321,89 @@ def test_a_budget_is_kept_and_loads_in_plain_peft(fresh: Any, batches: Any, tmp_
     assert {n: p.tolist() for n, p in again.named_parameters()} == {n: p.tolist() for n, p in model.named_parameters()}
 
 
+PATTERNS: dict[str, dict[str, Any]] = {
+    "before a name": {"alpha_pattern": {"layers.1.mlp.down_proj": 64}},
+    "of many layers": {"rank_pattern": {"down_proj": 6}, "alpha_pattern": {"down_proj": 3, "v_proj": 1}},
+    "a regular expression": {"rank_pattern": {r".*\.[01]\.self_attn\.[kq]_proj": 2}},
+    "rank-stabilised": {"rank_pattern": {"gate_proj": 6}, "use_rslora": True},
+}
+
+
+@pytest.mark.parametrize("name", list(PATTERNS))
+def test_a_budget_goes_with_the_users_own_patterns(name: str, fresh: Any, batches: Any, tmp_path: Path) -> None:
+    model = fresh(**PATTERNS[name])
+    scalings = {c.name: factors(model, c.name)[2] for c in components(model)}
+    start(model, batches(), budget=2000, max_rank=8)
+    assert {c.name: factors(model, c.name)[2] for c in components(model)} == pytest.approx(scalings)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if "lora_B" in key:
+                parameter.fill_(0.05)
+    model.save_pretrained(str(tmp_path))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        again = PeftModel.from_pretrained(ARCHITECTURES["llama"].build(), str(tmp_path))
+    assert torch.equal(logits(again.eval(), batches()[0]), logits(model, batches()[0]))
+
+
+def test_a_budget_tells_layers_apart_whose_names_end_alike() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.proj, self.block = nn.Linear(6, 5), nn.ModuleDict({"proj": nn.Linear(6, 5)})
+
+        def forward(self, pixel_values: torch.Tensor) -> SequenceClassifierOutput:
+            return SequenceClassifierOutput(logits=self.proj(pixel_values) + 9 * self.block["proj"](pixel_values))
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = get_peft_model(Two(), LoraConfig(r=2, target_modules=["proj"]))
+    data = [{"pixel_values": torch.eye(6), "labels": torch.arange(6) % 5}]
+    found = start(model, data, budget=55, max_rank=5)
+    config = model.peft_config["default"]
+    again = get_peft_model(
+        Two(),
+        LoraConfig(r=2, target_modules=["proj"], rank_pattern=config.rank_pattern, alpha_pattern=config.alpha_pattern),
+    )
+    ranks = {c.name: c.rank for c in components(model)}
+    assert {c.name: c.rank for c in components(again)} == ranks == {row["name"]: row["rank"] for row in found.layers}
+    assert ranks["proj"] < ranks["block.proj"], "whose gradient is larger"
+
+
+def test_a_budget_counts_layers_that_saw_no_token(batches: Any) -> None:
+    class Towers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen, self.unseen, self.head = nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(4, 3)
+
+        def forward(self, pixel_values: torch.Tensor) -> SequenceClassifierOutput:
+            return SequenceClassifierOutput(logits=self.head(self.seen(pixel_values)))
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = get_peft_model(Towers(), LoraConfig(r=3, target_modules=["seen", "unseen"]))
+    data = [{"pixel_values": torch.eye(6), "labels": torch.arange(6) % 3}]
+    found = start(model, data, budget=35)
+    assert sum(p.numel() for n, p in model.named_parameters() if "lora_" in n) == 30
+    assert {row["name"]: (row["rank"], row["share"]) for row in found.layers} == {"seen": (2, 1.0), "unseen": (1, 0.0)}
+    assert any("1 adapted layers saw no token" in note for note in found.warnings)
+
+
+def test_a_sketch_of_a_flat_spectrum_is_named() -> None:
+    def started(spread: torch.Tensor) -> FisherInitialization:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            base = nn.Sequential(nn.Linear(400, 3))
+            base.forward = lambda pixel_values: SequenceClassifierOutput(logits=base[0](pixel_values))
+            model = get_peft_model(base, LoraConfig(r=4, target_modules=["0"]))
+            x = torch.randn(800, 400) * spread
+        return start(model, [{"pixel_values": x, "labels": torch.arange(800) % 3}], exact_width=100, sketch=40)
+
+    flat, steep = started(torch.ones(400)), started(torch.arange(1, 401) ** -1.5)
+    assert any("1 sketches are coarse (that of 0 shows" in note for note in flat.warnings)
+    assert not any("coarse" in note for note in steep.warnings)
+
+
 def test_the_table_says_what_is_worth_adapting(fresh: Any, batches: Any, tmp_path: Path) -> None:
     found = start(fresh(), batches(), "activation", table=True)
     assert sum(row["share"] for row in found.layers) == pytest.approx(1.0)
@@ -419,7 +503,7 @@ def test_bad_calls_end_in_one_line(fresh: Any, batches: Any) -> None:
         warnings.simplefilter("ignore")  # PEFT warns of tied layers
         head = get_peft_model(tie, LoraConfig(r=4, target_modules=["lm_head"]))
         words = fresh(target_modules=["q_proj", "embed_tokens"])
-        biased = fresh(lora_bias=True)
+        biased, biases = fresh(lora_bias=True), fresh("qwen2", target_modules=["q_proj"], bias="lora_only")
     cases: list[tuple[Any, Any, type[Exception], str, dict[str, Any]]] = [
         (fresh(), batches(), InputError, "did you mean 'fisher'", {"mode": "fischer"}),
         (fresh(), batches(), InputError, "unknown select 'low'", {"select": "low"}),
@@ -441,6 +525,7 @@ def test_bad_calls_end_in_one_line(fresh: Any, batches: Any) -> None:
         (two, batches(), AdapterError, "adapter 'second' is on this base too", {"mode": "fisher_select"}),
         (head, batches(), AdapterError, "'lm_head' is also that of 'model.embed_tokens'", {"mode": "fisher_whitened"}),
         (biased, batches(), AdapterError, "lora_bias can't be converted", {"mode": "fisher_select"}),
+        (biases, batches("qwen2"), AdapterError, "bias='lora_only' can't be converted", {"mode": "fisher_whitened"}),
         (elastic, batches(), AdapterError, "elastic can't be converted", {"mode": "fisher_select"}),
         (words, batches(), AdapterError, "'model.embed_tokens' has no factors", {"mode": "fisher_select"}),
         (silent, batches(), InputError, "every gradient at the adapted layers is zero", {}),

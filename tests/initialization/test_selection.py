@@ -277,6 +277,15 @@ def test_attention_logits_are_read_up_to_what_softmax_cannot_see() -> None:
         assert total == pytest.approx(float(sum(wanted)), rel=1e-5)
 
 
+def test_keys_outside_a_window_are_no_attention_logits() -> None:
+    logits = torch.randn(2, 7, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    window = torch.ones(7, 7).tril().triu(-2).bool()
+    total, count = attention_spread(logits.masked_fill(~window, -torch.inf).softmax(-1).float())
+    wanted = [logits[h, q, max(1, q - 2) : q + 1].var(correction=0) for h in range(2) for q in range(2, 7)]
+    assert count == 10
+    assert total == pytest.approx(float(sum(wanted)), rel=1e-5)
+
+
 def test_attention_grows_with_the_query_weights(tokenizer: Any) -> None:
     small, large = make_model(), make_model()
     with torch.no_grad():
@@ -305,6 +314,9 @@ def test_rows_without_labels(model: Any, tokenizer: Any) -> None:
             with_labels = select_rows(ROWS, 3, method=method, **call)
             assert select_rows(bare, 3, method=method, **call).chosen == with_labels.chosen, "labels are not looked at"
     prompts = [
+        {"prompt": "How many cats?"},
+        {"prompt": 'She said "no"'},
+        {"prompt": "A list (of two) "},
         {"prompt": "One two"},
         {"prompt": "Three", "completion": None},
         {"prompt": "Four", "completion": " five"},
@@ -313,6 +325,24 @@ def test_rows_without_labels(model: Any, tokenizer: Any) -> None:
     for rows in (prompts, chats):
         for method in ("d_optimal_expected", "energy_expected", "entropy", "smallest_logits", "smallest_attention"):
             assert len(select_rows(rows, 2, method=method, **call).chosen) == 2
+
+
+def test_what_needs_no_label_does_not_see_one(model: Any, tokenizer: Any) -> None:
+    prompts = [f"Name {count} towns" for count in ("one", "two", "three", "four", "five")]
+    turns = [[{"role": "user", "content": text}] for text in prompts]
+    pools = [
+        ([{"prompt": t} for t in prompts], [{"prompt": t, "completion": f" {t[5:]} is it"} for t in prompts]),
+        (
+            [{"messages": t} for t in turns],
+            [{"messages": [*t, {"role": "assistant", "content": f"{i} of them"}]} for i, t in enumerate(turns)],
+        ),
+    ]
+    call: dict[str, Any] = {"model": model, "tokenizer": tokenizer, "options": OPTIONS, "progress": False}
+    for bare, answered in pools:
+        for method, kind in METHODS.items():
+            if not kind.labels:
+                one, other = (select_rows(rows, 2, method=method, **call) for rows in (bare, answered))
+                assert [row["score"] for row in one.scores] == [row["score"] for row in other.scores], method
 
 
 def test_pools_keep_rows_as_they_were(tmp_path: Path) -> None:

@@ -358,3 +358,39 @@ def test_numbers_to_predict_are_told_from_classes() -> None:
         loss_terms(logits, torch.ones(2, 2, dtype=torch.long), None)
     one, _, _ = loss_terms(logits[:, :1], torch.tensor([1, 3]), None)
     torch.testing.assert_close(one, torch.tensor([0.125, 0.5]))
+    yes, _, _ = loss_terms(logits[:, :1], torch.tensor([1, 0]), None, "multi_label_classification")
+    torch.testing.assert_close(yes, torch.nn.functional.softplus(torch.tensor([-0.5, 2.0])))
+
+
+@pytest.mark.parametrize("problem", ["regression", "multi_label_classification", None])
+def test_labels_that_are_drawn_are_of_the_models_kind_with_or_without_labels(problem: str | None) -> None:
+    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    labels = torch.zeros(5, dtype=torch.long) if problem is None else torch.zeros(5, 3)
+    found = [loss_terms(logits, given, torch.Generator().manual_seed(1), problem)[0] for given in (labels, None)]
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_a_layer_that_a_part_of_the_tokens_is_sent_to_does_not_count_by_chance() -> None:
+    class Routed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.expert, self.dense = nn.Embedding(9, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, input_ids: torch.Tensor, **_: Any) -> SequenceClassifierOutput:
+            x = self.dense(self.words(input_ids))
+            chosen = input_ids == 7
+            y = x.clone()
+            y[chosen] = y[chosen] + self.expert(x[chosen])
+            return SequenceClassifierOutput(logits=self.head(y.mean(1)))
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = get_peft_model(Routed(), LoraConfig(r=2, target_modules=["expert", "dense", "head"]))
+    one = {"input_ids": torch.tensor([[7, 1, 2], [3, 4, 7]]), "labels": torch.tensor([0, 1])}  # as many as rows
+    two = {"input_ids": torch.tensor([[7, 7, 2], [3, 4, 7]]), "labels": torch.tensor([0, 1])}
+    found = collect_statistics(model, [one, two], progress=False)
+    assert set(found.layers) == {"dense", "head"}
+    assert any("1 adapted layers saw no token" in note for note in found.warnings)
+    with pytest.raises(ModelError, match="layer 'expert' gets a part of the tokens only"):
+        collect_statistics(model, [one, two], samples=SampleOptions(), progress=False)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from transformers.pytorch_utils import Conv1D
 
-from lorascope.adapters._peft import Component
+from lorascope.adapters._peft import Component, components
 from lorascope.core.errors import AdapterError
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -76,8 +76,7 @@ def write_factors(component: Component, adapter: str, a: Tensor, b: Tensor | Non
 def set_rank(model: nn.Module, component: Component, adapter: str, rank: int) -> None:
     """Give one layer of an adapter another rank, with the same scaling; fresh weights, B = 0.
 
-    The configuration learns of it through ``rank_pattern`` and ``alpha_pattern``, so that PEFT makes the same layer when
-    it loads the adapter.
+    The configuration does not know of it before `write_patterns`.
     """
     layer = component.module
     assert isinstance(layer, LoraLayer)
@@ -91,9 +90,21 @@ def set_rank(model: nn.Module, component: Component, adapter: str, rank: int) ->
     layer.update_layer(adapter, r=rank, lora_alpha=alpha, config=config)
     for factor in (layer.lora_A[adapter], layer.lora_B[adapter]):
         factor.requires_grad_(trainable)
-    if config.rank_pattern is None:
-        config.rank_pattern = {}
-    if config.alpha_pattern is None:
-        config.alpha_pattern = {}
-    config.rank_pattern[component.name] = rank
-    config.alpha_pattern[component.name] = alpha
+
+
+def write_patterns(model: nn.Module, adapter: str) -> None:
+    """Write every layer's own rank and alpha into the configuration, so that PEFT makes the same layers when it loads.
+
+    What the user's patterns said is in the layers already. PEFT takes the first key that matches, and a file's keys are
+    sorted: patterns of the user's beside these names would win by their alphabet.
+    """
+    untyped: Any = model
+    config = untyped.peft_config[adapter]
+    found = [c for c in components(model) if not c.whole_module]
+    names = [c.name for c in found]
+    # A key matches whatever ends with it: one that is the end of another layer's name must match from the start.
+    keys = {name: f"^{name}" if any(o.endswith(f".{name}") for o in names) else name for name in names}
+    ranks = {keys[c.name]: int(c.module.r[adapter]) for c in found}
+    alphas = {keys[c.name]: c.module.lora_alpha[adapter] for c in found}
+    config.rank_pattern = {key: rank for key, rank in ranks.items() if rank != config.r}
+    config.alpha_pattern = {key: alpha for key, alpha in alphas.items() if alpha != config.lora_alpha}

@@ -48,8 +48,13 @@ def check_residual(model: PeftModel, found: list[Component], adapter: str) -> No
             f"adapter '{others[0]}' is on this base too, and taking a part off the base would change what it does: start "
             "on a model of its own, or take a mode that leaves the base as it is, such as fisher"
         )
-    for option, wanted in (("lora_bias", "lora_bias false"), ("elastic", "an ordinary LoraConfig")):
-        if getattr(config, option, False):
+    biases = getattr(config, "bias", "none") != "none"
+    for option, wanted, given in (
+        ("lora_bias", "lora_bias false", bool(getattr(config, "lora_bias", False))),
+        (f"bias='{config.bias}'", "bias 'none'", biases),
+        ("elastic", "an ordinary LoraConfig", bool(getattr(config, "elastic", False))),
+    ):
+        if given:
             raise AdapterError(
                 f"an adapter with {option} can't be converted into an ordinary one of twice the rank: take {wanted}, or a "
                 "mode that leaves the base as it is, such as fisher"

@@ -40,13 +40,14 @@ def loss_terms(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss of every term of a batch.
 
-    Cross-entropy for whole-number labels; for others half the squared error, which is the likelihood of a Gaussian of
-    variance 1, where there is one output or ``problem`` says so, else binary cross-entropy. With a generator the labels are
-    drawn from the model: from softmax, sigmoid, or that Gaussian.
+    Cross-entropy for whole-number labels. For others, and where there is one output, half the squared error, which is the
+    likelihood of a Gaussian of variance 1, or binary cross-entropy: as ``problem`` says, else the former for one output and
+    the latter for several. With a generator the labels are drawn from the model: from softmax, that Gaussian, or sigmoid.
 
     Args:
         logits: (samples, classes) or (samples, length, classes).
-        labels: As `targets`; with a generator only their places and kind count, and None means one class a sample.
+        labels: As `targets`; with a generator only their places and kind count, and None means what ``problem`` says, else
+            one class a sample.
         generator: For the true Fisher; None takes the labels as they are.
         problem: transformers' ``problem_type`` of the model, such as ``regression``; None goes by labels and outputs.
 
@@ -62,7 +63,8 @@ def loss_terms(
     if labels is None:
         if generator is None or logits.dim() != 2:
             raise InputError("a batch has no labels: give them, or take fisher='true', which draws them from the model")
-        labels = torch.zeros(len(rows), dtype=torch.long, device=logits.device)
+        real = problem in ("regression", "multi_label_classification")
+        labels = torch.zeros_like(wide) if real else torch.zeros(len(rows), dtype=torch.long, device=logits.device)
     if labels.is_floating_point() or (logits.dim() == 2 and logits.shape[1] == 1):
         return _real_terms(wide, labels, generator, problem)
     if labels.shape == logits.shape and logits.dim() == 2:
@@ -94,7 +96,7 @@ def _real_terms(
     if labels.numel() != logits.numel():
         raise InputError(f"labels of shape {tuple(labels.shape)} do not fit logits of shape {tuple(logits.shape)}")
     labels = labels.reshape(logits.shape).to(logits)
-    binary = problem != "regression" and logits.shape[-1] > 1
+    binary = problem == "multi_label_classification" or (problem != "regression" and logits.shape[-1] > 1)
     if binary and generator is None and not bool(((labels >= 0) & (labels <= 1)).all()):
         raise InputError(
             f"labels from {float(labels.min()):g} to {float(labels.max()):g} are no shares of several classes: set "

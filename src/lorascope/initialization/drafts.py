@@ -26,10 +26,16 @@ class Draft:
     tokens: int
     fisher_trace: float
     fisher_values: list[float] | None
+    sharpness: float = 1.0
+    """Share of the leading eigenvalues that a sketch shows, see `sketch_sharpness`; 1 where nothing is sketched."""
+
+
+SHARP = 0.8
+"""Below that share a reader is told."""
 
 
 def write_draft(model: nn.Module, draft: Draft, adapter: str, rank: int) -> None:
-    """Put the factors into the adapter, the same in every process."""
+    """Put the factors into the adapter, the same in every process; `write_patterns` follows where ranks changed."""
     component, start = draft.component, draft.start
     with preserved_random_state():
         set_rank(model, component, adapter, rank)
@@ -106,6 +112,13 @@ def notes_of(drafts: Sequence[Draft], ranks: dict[str, int], fisher: str, counts
         notes.append(
             f"{len(few)} layers saw fewer tokens than they have inputs (such as {few[0].tokens} of "
             f"{few[0].component.d_in}): their statistics are singular, and inverses are damped"
+        )
+    blurred = sorted((d for d in drafts if d.sharpness < SHARP), key=lambda d: d.sharpness)
+    if blurred:
+        notes.append(
+            f"{len(blurred)} sketches are coarse (that of {blurred[0].component.name} shows {blurred[0].sharpness:.0%} of "
+            "its leading eigenvalues): directions there are approximate, their gains lower bounds, and a budget gives "
+            "these layers too little; take a larger sketch, exact_width or max_memory"
         )
     if counts.get("samples") == 1:
         notes.append("the data are one sample: its directions need not be those of the task")

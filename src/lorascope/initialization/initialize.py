@@ -12,8 +12,8 @@ from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from torch import nn
 
-from lorascope.adapters import Component, active_adapter, adapter_names
-from lorascope.adapters._initial import base_weight, factor_parameters
+from lorascope.adapters import Component, active_adapter, adapter_names, components
+from lorascope.adapters._initial import base_weight, factor_parameters, write_patterns
 from lorascope.adapters.residual import check_residual, export_as_ordinary, take_off
 from lorascope.core.errors import AdapterError, InputError, unknown_name
 from lorascope.core.provenance import collect
@@ -23,6 +23,7 @@ from lorascope.initialization.drafts import Draft, layer_rows, notes_of, write_d
 from lorascope.initialization.layer_sums import LayerStatistics
 from lorascope.initialization.memory import parse_memory
 from lorascope.initialization.result import FisherInitialization
+from lorascope.initialization.spectrum import sketch_sharpness
 from lorascope.initialization.statistics import (
     EXACT_WIDTH,
     FISHERS,
@@ -150,7 +151,8 @@ def initialize_lora_fisher(
                 values = statistics.input_fisher.spectrum(statistics.tokens, count).values.double().tolist()
             elif mode == "fisher":
                 values = start.scores[:count].double().tolist()
-            return Draft(component, _first(start, count), statistics.tokens, statistics.fisher_trace, values)
+            sharpness = _sharpness(statistics, count)
+            return Draft(component, _first(start, count), statistics.tokens, statistics.fisher_trace, values, sharpness)
 
         data_free = not need
         if data_free:
@@ -179,6 +181,9 @@ def initialize_lora_fisher(
                 )
             drafts, counts, loss = list(collected.layers.values()), collected.counts, collected.loss_nats
             notes = collected.warnings
+            if budget is not None:  # layers that saw no token cost parameters, too: the least that is allowed
+                idle = [c for c in found if c.name not in collected.layers]
+                drafts += [_idle(c, min_rank, seed) for c in idle]
         if left and data_free:
             notes.append(f"{len(left)} adapted layers have no factors A and B and do not count: {', '.join(left[:5])}")
         wanted = _of_first(_ranks(drafts, ranks, budget, min_rank)) if ranked else {}
@@ -186,6 +191,8 @@ def initialize_lora_fisher(
             ranks = {**ranks, **wanted}
         for draft in drafts:
             write_draft(model, draft, adapter_name, ranks[draft.component.name])
+        if budget is not None:
+            write_patterns(model, adapter_name)
         if chosen.residual:
             for draft in drafts:
                 take_off(draft.component, adapter_name)
@@ -270,6 +277,15 @@ def _check(
     for name, value in (("budget", budget), ("max_rank", max_rank), ("training_batches", training_batches)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise InputError(f"{name} {value!r} must be a whole number of at least 1")
+    config: Any = cast(PeftModel, model).peft_config[adapter]
+    if (
+        budget is not None
+        and any(c.whole_module for c in components(model))
+        and (config.rank_pattern or config.alpha_pattern)
+    ):
+        raise InputError(
+            "a budget does not go with a rank_pattern or alpha_pattern of target_parameters: leave one of them out"
+        )
     if budget is not None and residual:
         raise InputError("a budget goes with modes that leave the base as it is, such as fisher: leave it out")
     if min_rank < 1 or (max_rank is not None and min_rank > max_rank):
@@ -300,11 +316,24 @@ def _most(component: Component, budget: int | None, max_rank: int | None) -> int
     return min(max_rank if max_rank is not None else 4 * component.rank, component.d_in, component.d_out)
 
 
+def _sharpness(statistics: LayerStatistics, count: int) -> float:
+    """Of the coarsest sketch that a layer's start came from."""
+    sums = (statistics.input, statistics.output, statistics.input_fisher, statistics.output_fisher)
+    spectra = [total.spectrum(statistics.tokens, count) for total in sums if total is not None and total.sketched]
+    return min((sketch_sharpness(found, count) for found in spectra), default=1.0)
+
+
 def _first(start: Start, count: int) -> Start:
     """The leading directions only, in memory of their own."""
     outputs = None if start.outputs is None else start.outputs[:, :count].clone()
     lengths = None if start.lengths is None else start.lengths[:count].clone()
     return Start(start.directions[:, :count].clone(), outputs, start.scores[:count].clone(), start.known, lengths)
+
+
+def _idle(component: Component, rank: int, seed: int) -> Draft:
+    """A layer that the data say nothing of: random directions, worth nothing."""
+    start = random(_without_data(component), None, min(rank, component.d_in, component.d_out), seed=seed)
+    return Draft(component, start, 0, 0.0, [0.0] * start.directions.shape[1])
 
 
 def _without_data(component: Component) -> LayerStatistics:

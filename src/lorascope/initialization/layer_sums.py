@@ -54,7 +54,7 @@ class LayerSums:
     ) -> None:
         self.component = component
         self.scalars = torch.zeros(3, dtype=torch.float64, device=device)
-        self.rows, self.foreign = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
+        self.rows, self.foreign, self.pooled = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(3))
         self.sums: dict[str, SymmetricSum | ProductSum] = {}
         for name in need:
             if name == "mean_gradient":
@@ -65,8 +65,10 @@ class LayerSums:
 
     def update(self, x: Tensor, gradient: Tensor, selection: Selection, recorder: SampleRecorder | None) -> None:
         """Add one batch."""
+        shape = tuple(gradient.shape[:-1])
+        self.pooled += selection.is_pooled(shape)
         try:
-            index = selection.index_for(tuple(gradient.shape[:-1]))
+            index = selection.index_for(shape)
         except ForeignRowsError:
             self.foreign += gradient.numel() // gradient.shape[-1]
             return
@@ -92,9 +94,14 @@ class LayerSums:
 
     def tensors(self) -> Iterator[Tensor]:
         """The tensors whose sum over processes is the state of all of them together."""
-        yield from (self.scalars, self.rows, self.foreign)
+        yield from (self.scalars, self.rows, self.foreign, self.pooled)
         for total in self.sums.values():
             yield from total.tensors()
+
+    @property
+    def routed(self) -> bool:
+        """Whether a part of the tokens, of another number each time, is sent to the layer: one a sample is chance then."""
+        return bool(self.foreign) and bool(self.pooled)
 
     def statistics(self, shared: LayerSums) -> LayerStatistics:
         """The statistics; the input factor is that of the layer that leads."""

@@ -37,7 +37,8 @@ class SampleScores:
 
     Attributes:
         layers: Names of the layers.
-        energy: |G V|^2, nats squared over weight units, float64 of (samples, layers).
+        energy: |G V|^2, nats squared over weight units, float64 of (samples, layers). Of a layer that runs several times in
+            one forward pass, the sum over its runs.
         loss_nats: Summed loss of each sample, float64 of (samples).
         terms: Number of losses in that sum, (samples).
         embedding: Random projection e of all layers' G V together, whose inner products estimate those of the gradients:

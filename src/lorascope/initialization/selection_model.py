@@ -57,7 +57,8 @@ def attention_spread(weights: Float[Tensor, "heads t t"]) -> tuple[float, int]:
     """Sum over heads and queries of the variance of the attention logits, and how many there are.
 
     Args:
-        weights: Attention after softmax, causal: row q has keys 0..q.
+        weights: Attention after softmax, causal: row q has keys 0..q. Weights that are exactly 0, as those of keys outside
+            a sliding window, do not count.
 
     Returns:
         Sum of variances, float64, and their number.
@@ -70,18 +71,15 @@ def attention_spread(weights: Float[Tensor, "heads t t"]) -> tuple[float, int]:
         >>> round(total, 4), count
         (1.0, 2)
     """
-    length = weights.shape[-1]
-    logs = weights.double().clamp_min(1e-30).log()
-    mask = torch.ones(length, length, dtype=torch.bool, device=weights.device).tril()
-    mask[:, :SINKS] = False
-    keys = mask.sum(-1)
-    use = keys >= 2
-    if not bool(use.any()):
-        return 0.0, 0
+    counts = weights.tril() > 0
+    counts[..., :SINKS] = False
+    logs = weights.double().log()
+    keys = counts.sum(-1)
     number = keys.clamp_min(1)
-    mean = logs.masked_fill(~mask, 0.0).sum(-1) / number
-    spread = (logs - mean[..., None]).masked_fill(~mask, 0.0).square().sum(-1) / number
-    return float(spread[:, use].sum()), int(use.sum()) * weights.shape[0]
+    mean = logs.masked_fill(~counts, 0.0).sum(-1) / number
+    spread = (logs - mean[..., None]).masked_fill(~counts, 0.0).square().sum(-1) / number
+    use = keys >= 2
+    return float(spread[use].sum()), int(use.sum())
 
 
 @contextlib.contextmanager

@@ -15,7 +15,8 @@ class ScoreOptions:
         subspace: r, leading directions of each layer's Fisher factor that gradients are projected to; 0 takes all.
         features: Numbers that stand for a row's gradient in designs; a square number.
         fisher_rows: Rows that the Fisher factors are estimated from, a sample of the pool.
-        draws: Labels drawn for a row without choices where labels are not used.
+        draws: Labels drawn for a row without choices where labels are not used, by ``seed`` and the row's place in the
+            pool: more of them leave less to chance.
         max_length: Longest row in tokens; None means the model's context (text: windows of 512).
         overlong: ``error`` or ``truncate`` for longer rows.
         batch_size: Rows in a pass.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from lorascope.tasks import ChatRow, ChoiceRow, CompletionRow, Row, Task, load_t
 from lorascope.tasks.files import SUFFIXES, find_files, read_mappings
 from lorascope.tasks.rows import Kind, parse_row, row_kind
 
-PLACEHOLDER = "?"
-"""Stands where the answer of a row without one will be."""
+PLACEHOLDER = " x"
+"""Stands where the answer of a row without one will be; a word of its own, which no tokenizer joins to the prompt's end."""
 
 SPLIT = "pool"
 
@@ -140,6 +140,21 @@ def mapping_of(row: Row) -> dict[str, Any]:
     if isinstance(row, ChatRow):
         return {"messages": [{"role": role, "content": content} for role, content in row.messages]}
     return {"text": row.text}
+
+
+def without_answer(row: Row) -> Row:
+    """A prompt or chat with the placeholder for its answer; questions and texts as they are.
+
+    Example:
+        >>> without_answer(CompletionRow("2 + 2 =", " 4", "here")).completion
+        ' x'
+    """
+    if isinstance(row, CompletionRow):
+        return replace(row, completion=PLACEHOLDER)
+    if isinstance(row, ChatRow):
+        role, _ = row.messages[-1]
+        return replace(row, messages=(*row.messages[:-1], (role, PLACEHOLDER)))
+    return row
 
 
 def _from_mappings(

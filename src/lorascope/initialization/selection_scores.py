@@ -37,7 +37,7 @@ from lorascope.initialization.selection_model import (
     with_layers,
 )
 from lorascope.initialization.selection_options import ScoreOptions
-from lorascope.initialization.selection_pool import SPLIT, Pool
+from lorascope.initialization.selection_pool import SPLIT, Pool, without_answer
 from lorascope.initialization.statistics import collect_statistics
 from lorascope.tasks import PaddingCollator, encode_task, pad_token_id
 from lorascope.tasks.encode import EncodedChoices, encode_choices
@@ -47,6 +47,9 @@ from lorascope.tasks.scoring import score_choices
 
 PART = 64
 """Rows in a part: what an interruption can lose."""
+
+_VERSION = 2
+"""Of what the parts hold: other numbers under the same name need another one."""
 
 _ATTENTION_ELEMENTS = 2**26
 
@@ -81,6 +84,7 @@ class PoolScorer:
         self.longest = allowed_length(model, tokenizer, self.options.max_length)
         self.collate = PaddingCollator(pad_token_id(tokenizer, self.options.pad_token))
         about: dict[str, Any] = {
+            "version": _VERSION,
             "pool": pool.digest(),
             "model": fingerprint(model),
             "options": dataclasses.asdict(self.options),
@@ -92,7 +96,7 @@ class PoolScorer:
     def loss(self) -> Float[np.ndarray, " n"]:
         """Mean loss of each row's scored tokens, nats."""
         if self.pool.task.kind != "multiple_choice":
-            return self._all("forward", self._forward)["loss"]
+            return self._forward(answers=True)["loss"]
         found = self._all("choices", self._choices)
         answers = np.array([[getattr(row, "answer", 0)] for row in self.pool.rows])
         nats, tokens = (np.take_along_axis(found[key], answers, 1)[:, 0] for key in ("log_likelihoods", "tokens"))
@@ -100,9 +104,9 @@ class PoolScorer:
         return mean
 
     def entropy(self) -> Float[np.ndarray, " n"]:
-        """Entropy of the answer in nats: over the choices of a question, else the mean over scored tokens."""
+        """Entropy in nats: of the answer over a question's choices, of an answer's first token, or a text's mean token."""
         if self.pool.task.kind != "multiple_choice":
-            return self._all("forward", self._forward)["entropy"]
+            return self._forward(answers=False)["entropy"]
         shares = choice_shares(self._all("choices", self._choices)["log_likelihoods"])
         logs = np.log(np.where(shares > 0, shares, 1.0))
         found: np.ndarray = -(shares * logs).sum(1)
@@ -112,10 +116,10 @@ class PoolScorer:
         """Mean square of the output logits about their mean.
 
         Softmax does not see a constant that is added to all logits, so that only the part about the mean counts. Over the
-        choices' log-likelihoods for questions, else over the vocabulary, averaged over scored tokens.
+        choices' log-likelihoods for questions, else over the vocabulary, for an answer's first token or all of a text.
         """
         if self.pool.task.kind != "multiple_choice":
-            return self._all("forward", self._forward)["logits"]
+            return self._forward(answers=False)["logits"]
         found = self._all("choices", self._choices)["log_likelihoods"]
         known = np.isfinite(found)
         count = known.sum(1, keepdims=True)
@@ -149,7 +153,7 @@ class PoolScorer:
 
         Args:
             labels: ``given`` takes the rows' own; ``expected`` all choices of a question by the model's probabilities, or
-                labels drawn from the model where there are no choices.
+                labels drawn from the model where there are no choices: an answer's first token, or all of a text.
 
         Raises:
             InputError: ``labels`` is unknown.
@@ -190,14 +194,13 @@ class PoolScorer:
             atomic_write_bytes(path, save(found))
         return found
 
-    def _encoded(self, index: int) -> list[Feature]:
-        """The row with its own label, in windows if it is a long text."""
-        row = self.pool.rows[index]
+    def _encoded(self, index: int, *, answers: bool) -> list[Feature]:
+        """The row, in windows if it is a long text; without ``answers`` up to a placeholder for the first token."""
+        row = self.pool.rows[index] if answers else without_answer(self.pool.rows[index])
         task = dataclasses.replace(self.pool.task, splits={**self.pool.task.splits, SPLIT: (row,)})
         longest = self.options.max_length if task.kind == "text" else self.longest
         features = encode_task(task, self.tokenizer, SPLIT, max_length=longest, overlong=self.options.overlong).features
-        if not all(self.pool.labelled) and task.kind != "multiple_choice":
-            # Only the place of the first token of the answer is known; rows with an answer are treated like the rest.
+        if not answers and task.kind != "text":
             (feature,) = features
             first = next(place for place, label in enumerate(feature["labels"]) if label != IGNORED)
             return [{key: values[: first + 1] for key, values in feature.items()}]
@@ -220,12 +223,17 @@ class PoolScorer:
         tokens = [[len(continuation) for _, continuation in question.pairs] for question in questions]
         return {"log_likelihoods": filled(scores, -np.inf), "tokens": filled(tokens, 1.0)}
 
-    def _forward(self, rows: Sequence[int]) -> Arrays:
-        """Loss, entropy and centred logits of rows without choices."""
+    def _forward(self, *, answers: bool) -> Arrays:
+        """Loss, entropy and centred logits of rows without choices, over their answers or at the first token only."""
+        return self._all(
+            "forward-answers" if answers else "forward", lambda rows: self._forward_part(rows, answers=answers)
+        )
+
+    def _forward_part(self, rows: Sequence[int], *, answers: bool) -> Arrays:
         found: dict[str, list[float]] = {"loss": [], "entropy": [], "logits": []}
         for index in rows:
             sums, terms = np.zeros(3), 0
-            for batch in self._batches(self._encoded(index)):
+            for batch in self._batches(self._encoded(index, answers=answers)):
                 with torch.no_grad(), evaluation_mode(self.model):
                     logits = logits_of(self.model(**{k: v for k, v in batch.items() if k != "labels"}))
                 labels = targets(batch, logits, True)
@@ -251,10 +259,9 @@ class PoolScorer:
         config = config.get_text_config()
         each = int(config.num_hidden_layers) * int(config.num_attention_heads)
         for index in rows:
-            features = self._encoded(index)
+            features = self._encoded(index, answers=False)
             if self.pool.task.kind != "text":
-                first = next(place for place, label in enumerate(features[0]["labels"]) if label != IGNORED)
-                features = [{key: values[:first] for key, values in features[0].items()}]
+                features = [{key: values[:-1] for key, values in features[0].items()}]
             total, count = 0.0, 0
             for feature in features:
                 length = len(feature["input_ids"])
@@ -293,7 +300,11 @@ class PoolScorer:
         def compute() -> Arrays:
             rows = sample_indices(len(self.pool), self.options.fisher_rows, self.options.seed)
             drawn = labels == "expected" and self.pool.task.kind == "multiple_choice"
-            features = self._drawn_choices(rows) if drawn else [f for index in rows for f in self._encoded(index)]
+            features = (
+                self._drawn_choices(rows)
+                if drawn
+                else [f for index in rows for f in self._encoded(index, answers=labels == "given")]
+            )
             found = collect_statistics(
                 model,
                 self._batches(features),
@@ -324,7 +335,7 @@ class PoolScorer:
         if choices:
             groups = [[[_feature(*pair)] for pair in question.pairs] for question in self._questions(rows)]
         else:
-            groups = [[self._encoded(index)] for index in rows]
+            groups = [[self._encoded(index, answers=labels == "given")] for index in rows]
         flat = [feature for group in groups for windows in group for feature in windows]
         draws = self.options.draws if labels == "expected" and not choices else 1
         found = [

@@ -105,6 +105,38 @@ def spectrum_of_sketch(
     return _spectrum(singular.square() - nu, left, trace)
 
 
+def sketch_sharpness(spectrum: Spectrum, count: int) -> float:
+    r"""What share of the leading eigenvalues a Nystrom sketch shows, which is less the flatter the spectrum is.
+
+    Of an eigenvalue that stands out, k columns show on average
+
+    .. math:: \hat\lambda = \frac{\lambda^2}{\lambda + \mu}, \qquad \sum_i \frac{\lambda_i}{\lambda_i + \mu} = k
+
+    so that mu is what the sketch misses of the trace, over k. The first is solved for lambda. The share is also about the
+    squared cosine between an eigenvector and its estimate.
+
+    Args:
+        spectrum: Of `spectrum_of_sketch`.
+        count: Leading directions.
+
+    Returns:
+        sum of the first eigenvalues over the sum that they stand for, from 0 to 1; 1 for a matrix that is zero.
+
+    Example:
+        >>> vectors = torch.eye(4)[:, :2]
+        >>> sketch_sharpness(Spectrum(torch.tensor([2.0, 1.0]), vectors, trace=3.0, tail=0.0), 1)
+        1.0
+
+    References:
+        Implicit regularisation of random projections: Derezinski, Liang and Mahoney, arXiv 2006.10653.
+    """
+    values = spectrum.values.double()
+    missed = max(0.0, spectrum.trace - float(values.sum())) / max(1, len(values))
+    first = values[:count]
+    truth = float(((first + (first.square() + 4 * first * missed).sqrt()) / 2).sum())
+    return float(first.sum()) / truth if truth > 0 else 1.0
+
+
 def power(spectrum: Spectrum, exponent: float, x: Float[Tensor, "d n"]) -> Float[Tensor, "d n"]:
     """(S + delta I)^p x with delta = `DAMPING` tr(S) / d.
 

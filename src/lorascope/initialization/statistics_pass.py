@@ -357,7 +357,12 @@ class StatisticsPass:
             state = states[name]
             if int(state.foreign):
                 foreign.append(name)
-            if not int(state.rows):
+            if state.routed and self.samples is not None:
+                raise ModelError(
+                    f"layer '{name}' gets a part of the tokens only, which can't be told apart by sample: leave it out of "
+                    "target_modules"
+                )
+            if not int(state.rows) or state.routed:
                 idle.append(name)
                 continue
             shared = states[followers[name]] if name in followers else state

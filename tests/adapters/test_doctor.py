@@ -297,6 +297,38 @@ def test_a_start_off_the_base_is_seen_by_the_first_weights(saved: Saved) -> None
     assert one.severity == "warning" and "the first update is not zero in 14 layers" in one.evidence
 
 
+def test_an_update_is_told_from_the_part_of_the_base_that_a_start_moved(saved: Saved) -> None:
+    first, still = saved(name="first", init_lora_weights="pissa"), saved(init_lora_weights="pissa")
+    findings = examine_adapter(still)
+    one = found(findings, "did nothing")
+    assert one.severity == "note" and "--initial" in one.remedy
+    assert not any(finding.check == "unused rank" for finding in findings)
+    one = found(examine_adapter(still, initial=first), "did nothing")
+    assert one.severity == "error" and "B A is as it was in all 14 layers" in one.evidence
+
+    def one_direction(model: PeftModel) -> None:
+        generator = torch.Generator().manual_seed(5)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter[:, 0] += torch.randn(len(parameter), generator=generator)
+
+    findings = examine_adapter(saved(one_direction, "moved", init_lora_weights="pissa"), initial=first)
+    assert found(findings, "did nothing").severity == "good"
+    assert "uses 1.0 of 8 directions" in found(findings, "unused rank").evidence
+    assert "two directions for each" in found(findings, "unused rank").evidence
+
+
+def test_an_update_that_is_huge(saved: Saved) -> None:
+    def blown(model: PeftModel) -> None:
+        trained(model)
+        for name, parameter in model.named_parameters():
+            if "lora_" in name and "layers.1.self_attn.q_proj" in name:
+                parameter *= 1e20
+
+    one = found(examine_adapter(saved(blown)), "size")
+    assert one.severity == "error" and "model.layers.1.self_attn.q_proj" in one.evidence
+
+
 def test_a_file_that_lacks_layers(saved: Saved) -> None:
     folder = saved(trained, target_modules=["q_proj", "v_proj"])
     (folder / RECORD_FILE).unlink()

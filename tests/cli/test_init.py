@@ -28,7 +28,8 @@ def test_an_adapter_a_table_and_a_first_guess(
     out = tmp_path / "out"
     given = ("--model", tiny_model_dir, "--task", rows(tmp_path / "rows"), "--rank", 4, "--no-progress")
     assert call(monkeypatch, "init", "--out", out, *given, "--budget", 3000, "--max-rank", 8) == 0
-    said = capsys.readouterr().out
+    said = capsys.readouterr().out  # 80 columns wide
+    assert all(line.split()[-1].isdecimal() for line in said.splitlines() if "_proj " in line)
     assert "Layers worth adapting" in said and "first guess of the rank" in said and str(out) in said
     result = FisherInitialization.load(out / "initialization.json")
     assert sum(row["parameters"] for row in result.layers) <= 3000

@@ -52,6 +52,25 @@ def test_rows_come_out_as_they_were_with_a_report(
     assert {path: path.stat().st_mtime_ns for path in parts} == parts, "nothing is scored twice"
 
 
+def test_labels_that_were_filled_in_are_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool, out = write(tmp_path / "pool.jsonl", BARE), tmp_path / "chosen.jsonl"
+    given = ("--method", "random", "--out", out)
+    assert call(monkeypatch, "--pool", pool, "--budget", 3, *given) == 0
+    assert call(monkeypatch, "--pool", out, "--budget", 1, *given) == 2
+    assert "is the pool itself" in capsys.readouterr().err
+    edited = out.read_text().replace("}", ', "answer": 0}')
+    out.write_text(edited)
+    for budget in (3, 2):
+        assert call(monkeypatch, "--pool", pool, "--budget", budget, *given) == 2
+        assert "was changed since it was written" in capsys.readouterr().err
+    assert out.read_text() == edited
+    (tmp_path / "chosen.report.json").write_text("{")
+    assert call(monkeypatch, "--pool", pool, "--budget", 3, *given) == 2
+    assert "not from this command" in capsys.readouterr().err
+
+
 def test_random_needs_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "chosen.jsonl"
     given = ("--pool", "towns", "--budget", 5, "--method", "random", "--out", out, "--model", tmp_path / "none")

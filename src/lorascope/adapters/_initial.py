@@ -104,7 +104,8 @@ def write_patterns(model: nn.Module, adapter: str) -> None:
     names = [c.name for c in found]
     # A key matches whatever ends with it: one that is the end of another layer's name must match from the start.
     keys = {name: f"^{name}" if any(o.endswith(f".{name}") for o in names) else name for name in names}
-    ranks = {keys[c.name]: int(c.module.r[adapter]) for c in found}
-    alphas = {keys[c.name]: c.module.lora_alpha[adapter] for c in found}
+    layers: dict[str, Any] = {keys[c.name]: c.module for c in found}
+    ranks = {key: int(layer.r[adapter]) for key, layer in layers.items()}
+    alphas = {key: layer.lora_alpha[adapter] for key, layer in layers.items()}
     config.rank_pattern = {key: rank for key, rank in ranks.items() if rank != config.r}
     config.alpha_pattern = {key: alpha for key, alpha in alphas.items() if alpha != config.lora_alpha}

@@ -18,7 +18,18 @@ from lorascope.adapters._initial import factor_parameters, write_factors
 from lorascope.adapters._peft import adapters_disabled, components
 from lorascope.adapters.checks import fingerprints
 from lorascope.adapters.elastic import ELASTIC_TYPE
-from lorascope.adapters.findings import Factors, numbers, other_kind, rank_used, residual_start, shapes, was_trained
+from lorascope.adapters.findings import (
+    Factors,
+    changes_base,
+    numbers,
+    other_kind,
+    rank_used,
+    residual_start,
+    shapes,
+    sizes,
+    updates,
+    was_trained,
+)
 from lorascope.adapters.fold import fold_weights
 from lorascope.adapters.load import CONFIG_FILE, WEIGHTS_FILE, quantization_of, read_adapter_record
 from lorascope.core.environment import SEVERITIES, Finding
@@ -72,8 +83,12 @@ def examine_adapter(
             config, factors, first, started.get("trained") is False, others, bool(started.get("residual"))
         )
         findings += found
-        if all(finding.severity != "error" for finding in found):
-            findings += rank_used(factors)
+        if first is not None or not changes_base(config):
+            added = updates(factors, first)
+            findings += sizes(config, added)
+            if all(finding.severity != "error" for finding in found):
+                moved = any(added[name] is not factors[name] for name in factors)
+                findings += rank_used(added, doubled=moved or bool(started.get("residual")))
     if kind == ELASTIC_TYPE:
         findings.append(
             Finding(

@@ -24,6 +24,9 @@ _OTHERS = {
     ".lora_embedding_": "factors of embeddings",
 }
 
+_HUGE = 1e5
+"""Frobenius norm of an update beyond which it is no fine-tuning: weights of language models have some hundreds at most."""
+
 LITTLE = 0.5
 """Share of the rank below which the rest counts as unused."""
 
@@ -56,6 +59,51 @@ def numbers(tensors: Mapping[str, Tensor]) -> list[Finding]:
         remedy = "training diverged: take an earlier checkpoint, or train again with a smaller learning rate"
         return [Finding("numbers", "error", evidence, remedy)]
     return [Finding("numbers", "good", f"all {len(tensors)} tensors are finite")]
+
+
+def changes_base(config: Mapping[str, Any]) -> bool:
+    """Whether the configuration names a start that took B A off the base weights."""
+    init = str(config.get("init_lora_weights")).lower()
+    return init.startswith("pissa") or init in ("olora", "corda", "lora_ga")
+
+
+def updates(factors: Factors, first: Factors | None) -> Factors:
+    """What each layer adds to the base as it was: B A, less the first B A where there was one.
+
+    Raises:
+        AdapterError: The first adapter has other layers or shapes.
+    """
+    made: Factors = {}
+    for name, pair in factors.items():
+        made[name] = pair
+        if first is None or len(pair) != 2:
+            continue
+        before = first.get(name, {})
+        if any(kind not in before or before[kind].shape != pair[kind].shape for kind in pair):
+            raise AdapterError(
+                f"the first adapter lacks layer '{name}', or has it of another shape: give the one this run started from"
+            )
+        if bool(before["B"].any()):
+            made[name] = {"A": torch.cat([pair["A"], before["A"]]), "B": torch.cat([pair["B"], -before["B"]], 1)}
+    return made
+
+
+def sizes(config: Mapping[str, Any], added: Factors) -> list[Finding]:
+    """Updates too large to be the result of training that went well."""
+    norms = {name: _scale_of(config, name) * _norm(pair) for name, pair in added.items() if len(pair) == 2}
+    huge = {name: norm / _divisor(config, name) for name, norm in norms.items()}
+    huge = {name: norm for name, norm in huge.items() if norm > _HUGE}
+    if not huge:
+        return []
+    name = max(huge, key=lambda key: huge[key])
+    evidence = f"the update of {name} has norm {huge[name]:.1e}, and {len(huge)} layers are over {_HUGE:.0e}"
+    remedy = "training diverged, or alpha is not the one it was trained with: take an earlier checkpoint"
+    return [Finding("size", "error", evidence, remedy)]
+
+
+def _divisor(config: Mapping[str, Any], name: str) -> float:
+    rank = max(1, _rank_of(config, name))
+    return float(rank**0.5 if config.get("use_rslora") else rank)
 
 
 def residual_start(config: Mapping[str, Any], first: Factors | None) -> list[Finding]:
@@ -133,11 +181,15 @@ def _rank_of(config: Mapping[str, Any], name: str) -> int:
     return int(pattern.get(get_pattern_key(pattern.keys(), name), config.get("r", 0)))
 
 
+def _norm(pair: Mapping[str, Tensor]) -> float:
+    """Frobenius norm of B A."""
+    a, b = pair["A"].double(), pair["B"].double()
+    return float((b.T @ b * (a @ a.T)).sum().clamp_min(0).sqrt())
+
+
 def _is_idle(pair: Mapping[str, Tensor]) -> bool:
     """Whether B A is zero up to the rounding of its own sum, as in an exported residual adapter that was not trained."""
-    a, b = pair["A"].double(), pair["B"].double()
-    update = float((b.T @ b * (a @ a.T)).sum().clamp_min(0).sqrt())
-    return update <= 1e-6 * float(a.norm() * b.norm())
+    return _norm(pair) <= 1e-6 * float(pair["A"].double().norm() * pair["B"].double().norm())
 
 
 def _scale_of(config: Mapping[str, Any], name: str) -> float:
@@ -157,7 +209,12 @@ def was_trained(
     whole = {name: pair for name, pair in factors.items() if len(pair) == 2}
     if not whole:
         return []
-    idle = [name for name, pair in whole.items() if not _scale_of(config, name) or _is_idle(pair)]
+    if initial is None and changes_base(config):
+        evidence = "B A holds what the start took off the base weights, so that it does not tell what training changed"
+        remedy = "give the adapter as it was saved before training with --initial"
+        return [Finding("did nothing", "note", evidence, remedy)]
+    added = updates(whole, initial)
+    idle = [name for name, pair in added.items() if not _scale_of(config, name) or _is_idle(pair)]
     findings = []
     if len(idle) == len(whole) and fresh:
         remedy = "train it: PeftModel.from_pretrained(base, FOLDER, is_trainable=True)"
@@ -165,7 +222,8 @@ def was_trained(
     if len(idle) == len(whole):
         silent = any(not _scale_of(config, name) for name in whole)
         zero = not any(bool(pair["B"].any()) for pair in whole.values())
-        why = "lora_alpha is 0" if silent else "B is zero" if zero else "B A is zero"
+        same = any(added[name] is not whole[name] for name in whole)
+        why = "lora_alpha is 0" if silent else "B is zero" if zero else "B A is as it was" if same else "B A is zero"
         remedy = (
             "it was saved before training, its weights were frozen (is_trainable=True when loading to train), or the "
             "trainer's optimiser did not have them: look at requires_grad and the number of trainable parameters"
@@ -191,12 +249,6 @@ def was_trained(
         findings.append(Finding("did nothing", "good", f"every one of {len(whole)} layers has an update"))
     active = {name: pair for name, pair in whole.items() if name not in idle}
     if initial is not None:
-        for name, pair in whole.items():
-            before = initial.get(name, {})
-            if any(kind not in before or before[kind].shape != pair[kind].shape for kind in pair):
-                raise AdapterError(
-                    f"the first adapter lacks layer '{name}', or has it of another shape: give the one this run started from"
-                )
         frozen = [name for name, pair in active.items() if torch.equal(pair["A"], initial[name]["A"])]
         both = [name for name in whole if all(torch.equal(whole[name][k], initial[name][k]) for k in ("A", "B"))]
         if both:
@@ -226,10 +278,15 @@ def _as_drawn(a: Tensor) -> bool:
     return uniform or float((gram - torch.eye(len(gram), dtype=gram.dtype)).abs().max()) < 1e-5
 
 
-def rank_used(factors: Factors) -> list[Finding]:
-    """How many of the rank's directions the updates use."""
+def rank_used(added: Factors, *, doubled: bool = False) -> list[Finding]:
+    """How many of the rank's directions the updates use.
+
+    Args:
+        added: Of `updates`.
+        doubled: They hold the start beside what was trained, so that half of their rank was trained.
+    """
     shares, used, ranks = [], [], []
-    for pair in factors.values():
+    for pair in added.values():
         if len(pair) != 2 or _is_idle(pair):
             continue
         values = low_rank_singular_values(pair["A"].double(), pair["B"].double(), 1.0)
@@ -239,11 +296,14 @@ def rank_used(factors: Factors) -> list[Finding]:
     if not used:
         return []
     share, most = statistics.median(shares), statistics.quantiles([*used, used[0]], n=10)[-1]
+    many = f"{statistics.median(ranks):g}" + (f" ({min(ranks)} to {max(ranks)})" if min(ranks) < max(ranks) else "")
     evidence = (
-        f"the update uses {statistics.median(used):.1f} of {statistics.median(ranks):g} directions in the median layer "
+        f"the update uses {statistics.median(used):.1f} of {many} directions in the median layer "
         f"(effective rank), {most:.1f} in nine layers of ten"
     )
-    if share < LITTLE:
+    if doubled:
+        evidence += ", with two directions for each that was trained, because the start is in it"
+    if share < (LITTLE / 2 if doubled else LITTLE):
         return [
             Finding(
                 "unused rank", "note", evidence, f"a rank of {max(1, round(most))} may do: compare with a short run"

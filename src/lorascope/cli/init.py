@@ -52,11 +52,14 @@ def init_command(
     import contextlib
     import json
 
-    from lorascope.core.errors import InputError
+    from lorascope.core.errors import InputError, unknown_name
     from lorascope.core.files import appearing_folder
+    from lorascope.initialization.directions import MODES
     from lorascope.training.spec import RunSpec
 
-    if mode in ("fisher_select", "fisher_whitened"):
+    if mode not in MODES and mode != "fisher_select_lowest":
+        raise unknown_name("mode", mode, [name for name, known in MODES.items() if not known.residual])
+    if mode not in MODES or MODES[mode].residual:
         raise InputError(
             f"mode '{mode}' changes the base weights, so that there is no first adapter to save: use  lorascope train "
             f"--init {mode}"
@@ -165,6 +168,9 @@ def _start(
 
 
 def _show(result: Any, out: Path) -> None:
+    import shlex
+
+    from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -173,13 +179,15 @@ def _show(result: Any, out: Path) -> None:
     from lorascope.scaling.guess_curvature import guess_from_curvature
 
     console = Console()
-    table = Table(title="Layers worth adapting", title_justify="left", header_style="bold")
-    table.add_column("layer", no_wrap=True)
+    plain: dict[str, Any] = {"soft_wrap": True, "highlight": False, "markup": False}
+    # Of fixed widths, so that a narrow terminal breaks the names of layers and never a number.
+    table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False, collapse_padding=True, header_style="bold")
+    table.title, table.title_justify = "Layers worth adapting", "left"
+    table.add_column("layer", overflow="fold")
     spread = result.settings["budget"] is not None
-    for head in ("of the Fisher trace", "gain a parameter", "held by the rank", "rank"):
-        table.add_column(head, justify="right", min_width=max(map(len, head.split())))
-    if not spread:
-        table.add_column("suggested", justify="right")
+    heads = ["of the Fisher trace", "gain a parameter", "held by the rank", "rank", *([] if spread else ["suggested"])]
+    for head in heads:
+        table.add_column(head, justify="right", width=max(map(len, head.split())))
     rows = sorted(result.layers, key=lambda row: -(row.get("gain_per_parameter") or 0.0))
     for row in rows[:12]:
         table.add_row(
@@ -195,7 +203,7 @@ def _show(result: Any, out: Path) -> None:
         console.print(f"... and {len(rows) - 12} more in initialization.json", style="dim", highlight=False)
     if any(row.get("gain") for row in rows):
         plan = guess_from_curvature(result.to_dict())
-        console.print(f"first guess of the rank: {plan.rank}  (lorascope plan {out})", highlight=False, markup=False)
+        console.print(f"first guess of the rank: {plan.rank}  (lorascope plan {shlex.quote(str(out))})", **plain)
     for note in result.warnings:
         console.print(f"[yellow]note:[/yellow] {escape(note)}")
-    console.print(f"adapter: {out}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"adapter: {out}", **plain)

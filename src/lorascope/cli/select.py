@@ -47,7 +47,8 @@ def select_command(
     Rows may lack their label (answer, completion, or the last assistant message). Rows that are the same count once.
 
     Writes OUT (the rows as they were) and a report beside it with every row's score. Scores are kept: a second method or
-    budget, or the same command after Ctrl-C, goes on from there. On the one task
+    budget, or the same command after Ctrl-C, goes on from there. An OUT that was changed since, such as by labels filled
+    in, is not written over. On the one task
     measured so far no method beat drawing rows at random (benchmarks/select_rows.py): compare with --method random.
     """
     from rich.console import Console
@@ -64,8 +65,8 @@ def select_command(
     if out.is_dir():
         raise OutputError(f"output '{out}' is a folder: give a file, such as {out / 'chosen.jsonl'}")
     report = out.with_name(f"{out.stem}.report.json")
-    if out.exists() and not report.is_file():
-        raise OutputError(f"output '{out}' is there already and not from this command: choose another --out")
+    if out.exists():
+        _check_replaceable(out, report, pool)
     rows = load_pool(pool, split=split, prompt=prompt, data_dir=data_dir, seed=seed)
     names = target_modules if target_modules == "all-linear" else tuple(n.strip() for n in target_modules.split(","))
     options = ScoreOptions(
@@ -123,3 +124,29 @@ def select_command(
     console.print(f"scores: {report}", soft_wrap=True, highlight=False, markup=False)
     for note in found.warnings:
         typer.secho(f"note: {note}", fg="yellow", err=True)
+
+
+def _check_replaceable(out: Path, report: Path, pool: str) -> None:
+    """Refuse to write over what this command did not write, or what was changed since.
+
+    Raises:
+        OutputError: The file holds something else.
+    """
+    from lorascope.core.errors import DataError, OutputError
+    from lorascope.core.files import read_json
+
+    foreign = OutputError(f"output '{out}' is there already and not from this command: choose another --out")
+    if not report.is_file():
+        raise foreign
+    if Path(pool).expanduser().exists() and out.samefile(Path(pool).expanduser()):
+        raise OutputError(f"output '{out}' is the pool itself: choose another --out")
+    try:
+        facts = read_json(report)
+    except DataError:
+        raise foreign from None
+    lines = facts.get("lines") if isinstance(facts, dict) else None
+    written = "".join(f"{line}\n" for line in lines) if isinstance(lines, list) else ""
+    if out.read_bytes() != written.encode():
+        raise OutputError(
+            f"output '{out}' was changed since it was written (labels filled in?), and would be lost: choose another --out"
+        )

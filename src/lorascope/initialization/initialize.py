@@ -36,6 +36,13 @@ from lorascope.measuring.processes import processes
 SELECTIONS = ("highest", "lowest")
 
 
+IN_MEMORY = (
+    "a part of the base weights is in the adapter now: disable_adapter() gives the residual model, not the base, until the "
+    "adapter is saved and loaded again"
+)
+"""What the caller of a residual mode must know while the model lives."""
+
+
 def initialize_lora_fisher(
     model: nn.Module,
     dataloader: Any,
@@ -210,10 +217,7 @@ def initialize_lora_fisher(
             notes.append(f"adapter '{adapter_name}' is frozen: nothing of it will be trained")
     notes += notes_of(drafts, ranks, fisher, counts)
     if chosen.residual:
-        notes.append(
-            "a part of the base weights is in the adapter now: disable_adapter() gives the residual model, not the base, "
-            "until the adapter is saved and loaded again"
-        )
+        notes.append(IN_MEMORY)
     settings = {"mode": mode, "select": select if mode == "fisher_select" else None, "fisher": fisher, "budget": budget}
     settings |= {"adapter": adapter_name, "max_memory": max_memory, "exact_width": exact_width, "sketch": sketch}
     settings["seed"] = seed

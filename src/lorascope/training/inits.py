@@ -34,6 +34,7 @@ from lorascope.core.errors import AdapterError
 from lorascope.core.files import read_json, write_json
 from lorascope.core.seeds import derive_seed, preserved_random_state
 from lorascope.initialization import initialize_lora_fisher
+from lorascope.initialization.initialize import IN_MEMORY
 from lorascope.measuring import load_model_and_tokenizer
 from lorascope.tasks.evaluate import evaluation_mode
 from lorascope.training.lora import attach_lora
@@ -129,7 +130,8 @@ def _start(
         except BaseException:
             peft_model.unload()
             raise
-        return peft_model, {"layers": done.layers, "counts": done.counts, "warnings": done.warnings}
+        notes = [note for note in done.warnings if note != IN_MEMORY]  # what is saved and measured is ordinary
+        return peft_model, {"layers": done.layers, "counts": done.counts, "warnings": notes}
     if spec.init == "loftq":
         peft_model = attach_lora(model, spec)
         try:

@@ -13,6 +13,7 @@ from lorascope.core.errors import DataError, InputError, ModelError
 from lorascope.initialization import NEEDS, SampleOptions, collect_statistics
 from lorascope.initialization._loss import loss_terms
 from lorascope.initialization.accumulators import SymmetricSum
+from lorascope.initialization.spectrum import sketch_sharpness, spectrum_of_sketch
 from tests.initialization.reference import matrices, reference, relative, summed
 
 
@@ -340,6 +341,18 @@ def test_sums_are_symmetric_and_not_negative() -> None:
     assert torch.allclose(total.sum, (x * w.unsqueeze(1)).T @ x, atol=1e-5)
     assert float(total.trace) == pytest.approx(float(total.sum.trace()), rel=1e-6)
     assert float(torch.linalg.eigvalsh(total.sum).min()) > -1e-5
+
+
+@pytest.mark.parametrize(("slope", "shown", "held"), [(1.0, 0.93, 0.997), (0.5, 0.57, 0.91), (2.0, 1.0, 1.0)])
+def test_what_a_sketch_shows_is_foretold_from_what_it_misses(slope: float, shown: float, held: float) -> None:
+    values = torch.arange(1, 4097, dtype=torch.float64) ** -slope
+    probe = torch.linalg.qr(torch.randn(4096, 256, generator=torch.Generator().manual_seed(1))).Q
+    found = spectrum_of_sketch((values[:, None] * probe).float(), probe, trace=float(values.sum()))
+    true = float(values[:16].sum())
+    assert float(found.values[:16].sum()) / true == pytest.approx(shown, abs=0.02)
+    assert sketch_sharpness(found, 16) == pytest.approx(shown, abs=0.06)
+    vectors = found.vectors[:, :16].double()
+    assert float((vectors.square() * values[:, None]).sum()) / true == pytest.approx(held, abs=0.01)
 
 
 def test_numbers_to_predict_are_told_from_classes() -> None:

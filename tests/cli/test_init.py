@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from lorascope.cli import main
+from lorascope.core.errors import DataError
 from lorascope.initialization.result import FisherInitialization
 from tests.cli.test_compare_inits import rows
 
@@ -53,6 +55,33 @@ def test_an_adapter_a_table_and_a_first_guess(
     assert call(monkeypatch, "init", "--out", tmp_path / "json", *given, "--mode", "activation", "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["mode"] == "activation" and all(row["suggested_rank"] >= 1 for row in printed["layers"])
+
+
+def test_a_first_guess_is_of_the_layers_that_were_looked_at_and_of_whole_files(
+    tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    given = ("--model", tiny_model_dir, "--task", rows(tmp_path / "rows"), "--rank", 4, "--no-progress")
+    assert call(monkeypatch, "init", "--out", out, *given, "--target-modules", "q_proj,v_proj") == 0
+    assert call(monkeypatch, "plan", out) == 0
+    assert "target_modules=['q_proj', 'v_proj']" in " ".join(capsys.readouterr().out.split())
+    path = out / "initialization.json"
+    whole = json.loads(path.read_text())
+    first = whole["layers"][0]
+    damaged: list[tuple[dict[str, Any], str]] = [
+        ({"schema_version": 99}, "schema_version 99"),
+        ({"rank_pattern": 3}, "no numbers for 'rank_pattern'"),
+        ({"layers": [{**first, "d_in": None}]}, "no numbers for 'd_in'"),
+        ({"layers": [{k: v for k, v in first.items() if k != "d_out"}]}, "no numbers for 'd_out'"),
+        ({"layers": [{**first, "rank": "x"}]}, "no numbers for 'rank'"),
+    ]
+    for change, said in damaged:
+        path.write_text(json.dumps({**whole, **change}))
+        assert call(monkeypatch, "plan", out) == 2
+        assert said in capsys.readouterr().err
+        if "layers" in change:
+            with pytest.raises(DataError, match="layer 1 has no number for"):
+                FisherInitialization.load(path)
 
 
 @pytest.mark.parametrize(

@@ -66,9 +66,14 @@ def test_labels_that_were_filled_in_are_not_lost(
         assert call(monkeypatch, "--pool", pool, "--budget", budget, *given) == 2
         assert "was changed since it was written" in capsys.readouterr().err
     assert out.read_text() == edited
+    out.unlink()
+    assert call(monkeypatch, "--pool", pool, "--budget", 2, *given) == 0, "an interruption left the report alone"
     (tmp_path / "chosen.report.json").write_text("{")
     assert call(monkeypatch, "--pool", pool, "--budget", 3, *given) == 2
     assert "not from this command" in capsys.readouterr().err
+    (tmp_path / "mine.report.json").write_text('{"mine": 1}')
+    assert call(monkeypatch, "--pool", pool, "--budget", 3, "--method", "random", "--out", tmp_path / "mine.jsonl") == 2
+    assert "mine.report.json' is there already" in capsys.readouterr().err
 
 
 def test_random_needs_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -286,6 +286,16 @@ def test_keys_outside_a_window_are_no_attention_logits() -> None:
     assert total == pytest.approx(float(sum(wanted)), rel=1e-5)
 
 
+def test_weights_that_underflow_are_not_taken_for_masked_keys() -> None:
+    logits = 40 * torch.randn(2, 7, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mask = torch.ones(7, 7).tril().bool()
+    exact = logits.masked_fill(~mask, -torch.inf).softmax(-1)
+    (single, count), (half, others) = attention_spread(exact.float()), attention_spread(exact.half())
+    assert count == others == 10
+    mild = attention_spread((logits / 40).masked_fill(~mask, -torch.inf).softmax(-1).half())[0]
+    assert single > half > 10 * mild, "cut off, and still large"
+
+
 def test_attention_grows_with_the_query_weights(tokenizer: Any) -> None:
     small, large = make_model(), make_model()
     with torch.no_grad():

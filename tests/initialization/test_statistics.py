@@ -405,5 +405,8 @@ def test_a_layer_that_a_part_of_the_tokens_is_sent_to_does_not_count_by_chance()
     found = collect_statistics(model, [one, two], progress=False)
     assert set(found.layers) == {"dense", "head"}
     assert any("1 adapted layers saw no token" in note for note in found.warnings)
+    everything = {"input_ids": torch.full((2, 3), 7), "labels": torch.tensor([0, 1])}
+    assert set(collect_statistics(model, [two, everything], progress=False).layers) == {"dense", "head"}
+    assert len(collect_statistics(model, [everything], progress=False).layers) == 3
     with pytest.raises(ModelError, match="layer 'expert' gets a part of the tokens only"):
         collect_statistics(model, [one, two], samples=SampleOptions(), progress=False)

@@ -127,6 +127,17 @@ def test_missing_runs_leave_fewer_pairs(tmp_path: Path) -> None:
     assert len(tuning_table(asked, tmp_path)) == 4
 
 
+def test_a_damaged_result_is_named_and_the_rest_is_compared(tmp_path: Path) -> None:
+    asked = plan()
+    compare_inits(asked, tmp_path, executor=Pretender())
+    place = SweepFolder(tmp_path)
+    names = [c.name for c in asked.final_sweep({"default": 1e-3, "fisher": 1e-2}).expand() if c.spec.init == "fisher"]
+    (place.store.path(names[1]) / "result.json").write_text('{"na')
+    found = compare_inits(asked, tmp_path, executor=Pretender())
+    assert list(found.failed) == [names[1]] and "delete" in found.failed[names[1]]
+    assert len(found.runs) == 3 and any("fisher" in note for note in found.notes)
+
+
 def test_differences_are_paired_by_seed() -> None:
     rng = np.random.default_rng(0)
     rows = []

@@ -109,6 +109,37 @@ def test_a_stopped_run_goes_on_from_the_same_start(
     assert record.totals["ce"] == pytest.approx(whole.totals["ce"], rel=1e-6)
 
 
+def test_a_start_that_was_kept_is_checked(
+    spec: RunSpec,
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    changed = dataclasses.replace(spec, init="fisher", max_steps=2, probe_steps=(2,))
+    whole = run(changed, tmp_path / "whole", model=model, tokenizer=tokenizer, progress=False)
+    out, kept = tmp_path / "cut", tmp_path / "cut" / "stages"
+
+    def stop(self: HeldOutLoss, state: Any, model: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HeldOutLoss, "_look", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(changed, out, model=model, tokenizer=tokenizer, progress=False)
+    weight = model.model.embed_tokens.weight
+    with torch.no_grad():
+        weight += 1.0
+    with pytest.raises(AdapterError, match="has other weights than when this run began"):
+        run(changed, out, model=model, tokenizer=tokenizer, progress=False)
+    with torch.no_grad():
+        weight -= 1.0
+    for name in ("initial.safetensors", "initial.json"):
+        (kept / name).write_bytes((kept / name).read_bytes()[:50])
+    record = run(changed, out, model=model, tokenizer=tokenizer, progress=False)
+    assert losses(record) == pytest.approx(losses(whole), rel=1e-6)
+
+
 def test_what_cannot_be_started_so_is_refused(
     spec: RunSpec, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
 from lorascope.adapters._initial import base_weight, factor_parameters, is_quantised, set_base_weight
 from lorascope.adapters._peft import Component, components
 from lorascope.core.errors import AdapterError
+from lorascope.core.files import atomic_write_bytes
 
 _INITIAL = "initial"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -106,7 +107,7 @@ def initial_factors(model: nn.Module, adapter: str) -> dict[str, Tensor]:
 def save_factors(factors: dict[str, Tensor], path: Path) -> None:
     """Write what `initial_factors` gave."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(factors, str(path))
+    atomic_write_bytes(path, save(factors))
 
 
 def load_factors(path: Path) -> dict[str, Tensor]:

@@ -79,10 +79,10 @@ _FACTS = {
     "target_modules": "layers",
     "max_steps": "steps",
     "batch_size": "rows a step",
-    "train_limit": "training rows",
-    "init_rows": "rows that an init by data sees",
-    "probe_limit": "validation rows",
-    "eval_limit": "test questions",
+    "train_limit": "training rows at most",
+    "init_rows": "rows that an init by data sees at most",
+    "probe_limit": "validation rows at most",
+    "eval_limit": "test questions at most",
 }
 
 

@@ -157,6 +157,7 @@ def _start(
     )
     result.provenance.update(model=spec.model, data_sha256=dict(loaded.sources))
     result.settings.update(model=spec.model, task=spec.task, rows=len(rows), lora_alpha=spec.lora_alpha, rank=spec.rank)
+    result.settings["target_modules"] = spec.target_modules
     if is_main_process():
         adapted.peft_config["default"].base_model_name_or_path = base_model_note(spec)
         adapted.save_pretrained(str(out), save_embedding_layers=False)

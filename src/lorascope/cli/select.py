@@ -64,9 +64,8 @@ def select_command(
         raise unknown_name("method", method, METHODS)
     if out.is_dir():
         raise OutputError(f"output '{out}' is a folder: give a file, such as {out / 'chosen.jsonl'}")
-    report = out.with_name(f"{out.stem}.report.json")
-    if out.exists():
-        _check_replaceable(out, report, pool)
+    report = out.with_name(f"{out.stem if out.suffix == '.jsonl' else out.name}.report.json")
+    _check_replaceable(out, report, pool)
     rows = load_pool(pool, split=split, prompt=prompt, data_dir=data_dir, seed=seed)
     names = target_modules if target_modules == "all-linear" else tuple(n.strip() for n in target_modules.split(","))
     options = ScoreOptions(
@@ -112,6 +111,7 @@ def select_command(
             extra={"model": model, "adapter": str(adapter) if adapter else None, "data_sha256": dict(rows.sources)},
         ),
     }
+    out.unlink(missing_ok=True)  # an interruption between the two files must not leave rows that the report denies
     write_json(report, facts)
     atomic_write_text(out, "".join(f"{line}\n" for line in found.lines))
     console = Console()
@@ -135,18 +135,21 @@ def _check_replaceable(out: Path, report: Path, pool: str) -> None:
     from lorascope.core.errors import DataError, OutputError
     from lorascope.core.files import read_json
 
-    foreign = OutputError(f"output '{out}' is there already and not from this command: choose another --out")
-    if not report.is_file():
-        raise foreign
+    lines = None
+    if report.is_file():
+        try:
+            facts = read_json(report)
+            lines = facts.get("lines") if isinstance(facts, dict) else None
+        except DataError:
+            lines = None
+    if not isinstance(lines, list) and (report.exists() or out.exists()):
+        foreign = report if report.exists() else out
+        raise OutputError(f"output '{foreign}' is there already and not from this command: choose another --out")
+    if not out.exists():
+        return
     if Path(pool).expanduser().exists() and out.samefile(Path(pool).expanduser()):
         raise OutputError(f"output '{out}' is the pool itself: choose another --out")
-    try:
-        facts = read_json(report)
-    except DataError:
-        raise foreign from None
-    lines = facts.get("lines") if isinstance(facts, dict) else None
-    written = "".join(f"{line}\n" for line in lines) if isinstance(lines, list) else ""
-    if out.read_bytes() != written.encode():
+    if out.read_bytes() != "".join(f"{line}\n" for line in lines or ()).encode():
         raise OutputError(
             f"output '{out}' was changed since it was written (labels filled in?), and would be lost: choose another --out"
         )

@@ -43,8 +43,8 @@ def train_command(
         str | None,
         typer.Option(
             help="Start: default, gaussian, orthogonal, pissa, olora, eva, corda, lora-ga, or by Fisher statistics: fisher, "
-            "activation, gradient, natural_gradient, random, fisher_select, fisher_whitened; loftq on a quantised base. "
-            "\\[default: default]"
+            "fisher_batch, fisher_balanced, activation, gradient, natural_gradient, random, fisher_select, "
+            "fisher_select_lowest, fisher_whitened; loftq on a quantised base. \\[default: default]"
         ),
     ] = None,
     init_rows: Annotated[

@@ -54,7 +54,8 @@ class LayerSums:
     ) -> None:
         self.component = component
         self.scalars = torch.zeros(3, dtype=torch.float64, device=device)
-        self.rows, self.foreign, self.pooled = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(3))
+        self.rows, self.foreign, self.partial = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(3))
+        self._strange = self._counted = False
         self.sums: dict[str, SymmetricSum | ProductSum] = {}
         for name in need:
             if name == "mean_gradient":
@@ -64,14 +65,14 @@ class LayerSums:
                 self.sums[name] = SymmetricSum(size, device, probes)
 
     def update(self, x: Tensor, gradient: Tensor, selection: Selection, recorder: SampleRecorder | None) -> None:
-        """Add one batch."""
-        shape = tuple(gradient.shape[:-1])
-        self.pooled += selection.is_pooled(shape)
+        """Add one run of the layer on a batch."""
         try:
-            index = selection.index_for(shape)
+            index = selection.index_for(tuple(gradient.shape[:-1]))
         except ForeignRowsError:
             self.foreign += gradient.numel() // gradient.shape[-1]
+            self._strange = True
             return
+        self._counted = True
         a, g = (t.reshape(-1, t.shape[-1]).float() for t in (x, gradient))
         if index is not None:
             a, g = a.index_select(0, index), g.index_select(0, index)
@@ -94,14 +95,19 @@ class LayerSums:
 
     def tensors(self) -> Iterator[Tensor]:
         """The tensors whose sum over processes is the state of all of them together."""
-        yield from (self.scalars, self.rows, self.foreign, self.pooled)
+        yield from (self.scalars, self.rows, self.foreign, self.partial)
         for total in self.sums.values():
             yield from total.tensors()
 
+    def end_batch(self) -> None:
+        """Note a batch in which the layer ran, and on none of its tokens or samples."""
+        self.partial += self._strange and not self._counted
+        self._strange = self._counted = False
+
     @property
     def routed(self) -> bool:
-        """Whether a part of the tokens, of another number each time, is sent to the layer: one a sample is chance then."""
-        return bool(self.foreign) and bool(self.pooled)
+        """Whether a part of the tokens, of varying size, is sent to the layer: all, or one a sample, is chance then."""
+        return bool(self.partial) and bool(self.rows)
 
     def statistics(self, shared: LayerSums) -> LayerStatistics:
         """The statistics; the input factor is that of the layer that leads."""

@@ -57,8 +57,8 @@ def attention_spread(weights: Float[Tensor, "heads t t"]) -> tuple[float, int]:
     """Sum over heads and queries of the variance of the attention logits, and how many there are.
 
     Args:
-        weights: Attention after softmax, causal: row q has keys 0..q. Weights that are exactly 0, as those of keys outside
-            a sliding window, do not count.
+        weights: Attention after softmax, causal: row q has keys 0..q. A key that all heads give exactly 0 is outside a
+            sliding window and does not count; other zeros are the smallest number of their type.
 
     Returns:
         Sum of variances, float64, and their number.
@@ -71,9 +71,10 @@ def attention_spread(weights: Float[Tensor, "heads t t"]) -> tuple[float, int]:
         >>> round(total, 4), count
         (1.0, 2)
     """
-    counts = weights.tril() > 0
+    counts = (weights.tril() > 0).any(0).expand_as(weights).clone()
     counts[..., :SINKS] = False
-    logs = weights.double().log()
+    kind = torch.finfo(weights.dtype)
+    logs = weights.double().clamp_min(max(1e-30, kind.smallest_normal * kind.eps)).log()
     keys = counts.sum(-1)
     number = keys.clamp_min(1)
     mean = logs.masked_fill(~counts, 0.0).sum(-1) / number

@@ -16,7 +16,7 @@ from lorascope.tasks.files import SUFFIXES, find_files, read_mappings
 from lorascope.tasks.rows import Kind, parse_row, row_kind
 
 PLACEHOLDER = " x"
-"""Stands where the answer of a row without one will be; a word of its own, which no tokenizer joins to the prompt's end."""
+"""Stands where the answer of a row without one will be: a word of its own, so as not to melt into the prompt's end."""
 
 SPLIT = "pool"
 

@@ -274,6 +274,8 @@ class StatisticsPass:
                             "data, or load the model in float32 or bfloat16"
                         )
                     loss.backward()  # type: ignore[no-untyped-call]
+                for state in states.values():
+                    state.end_batch()
                 del logits, losses, loss
         if count == 0 and number == 0:
             raise InputError("no data: the dataloader gave no batch")

@@ -74,6 +74,10 @@ def inits_sections(
     rows: list[dict[str, Any]] = [{str(k): v for k, v in row.items()} for row in summary.to_dict("records")]
     compared = [m for m in summary["metric"].unique() if (summary[summary["metric"] == m]["helped"] != "").any()]
     figures = {}
+    losses = [m for m in compared if m.startswith("held_out_loss@")]
+    if losses:  # what the headline goes by comes first
+        last = max(losses, key=lambda name: int(name.split("@")[1]))
+        compared = [last, *(m for m in compared if m != last)]
     for metric in compared:
         info = gains_info(rows, metric, label=labels.get(metric, metric))
         caption = (

@@ -31,7 +31,7 @@ def guess_from_curvature(values: Mapping[str, Any]) -> Plan:
         A plan with ``basis`` ``"curvature"``, never settled, whose notes say what it rests on.
 
     Raises:
-        DataError: The content has no layers with Fisher columns.
+        DataError: The content has no layers with Fisher columns, or is of another version or damaged.
 
     Example:
         >>> row = {"directions": 11.2, "captured": 0.9, "fisher_trace": 1.0, "d_in": 64, "d_out": 64, "rank": 16}
@@ -41,6 +41,11 @@ def guess_from_curvature(values: Mapping[str, Any]) -> Plan:
     References:
         Roy and Vetterli (2007), The effective rank: a measure of effective dimensionality.
     """
+    if values.get("schema_version", 1) != 1:
+        raise DataError(
+            f"an initialisation of schema_version {values['schema_version']!r}, and this lorascope reads 1: use the version "
+            "that wrote it"
+        )
     layers = values.get("layers")
     rows = [row for row in layers if isinstance(row, Mapping)] if isinstance(layers, list) else []
     used = [row for row in rows if _above_zero(row.get("directions"))]
@@ -48,6 +53,13 @@ def guess_from_curvature(values: Mapping[str, Any]) -> Plan:
         raise DataError(
             "the initialisation has no Fisher factors of its layers: make it again with  lorascope init  (its mode does not "
             "matter)"
+        )
+    pattern = values.get("rank_pattern") or {}
+    wrong = next((key for row in used for key in ("d_in", "d_out", "rank") if not _above_zero(row.get(key))), None)
+    if wrong or not isinstance(pattern, Mapping):
+        raise DataError(
+            f"the initialisation has no numbers for '{wrong or 'rank_pattern'}': the file was changed or damaged; make it "
+            "again with  lorascope init"
         )
     directions = np.array([float(row["directions"]) for row in used])
     high = float(np.quantile(directions, QUANTILE))
@@ -67,13 +79,13 @@ def guess_from_curvature(values: Mapping[str, Any]) -> Plan:
         "Basis: statistics at the start. How many directions training uses is known after a short run only: give that run's "
         "result.json to lorascope plan next, then a small sweep.",
     ]
-    pattern = values.get("rank_pattern") or {}
     if pattern:
         notes.append(
             f"A budget was spread over the layers: {len(pattern)} ranks of their own, which one rank for all does not keep. "
             "They are in the adapter_config.json beside the given file: train that adapter, or copy its rank_pattern."
         )
     near = sorted({max(1, guess // 2), guess, 2 * guess})
+    targets = settings.get("target_modules") or "all-linear"
     return Plan(
         basis="curvature",
         metric="effective_rank",
@@ -81,7 +93,7 @@ def guess_from_curvature(values: Mapping[str, Any]) -> Plan:
         goal="a first guess from the curvature of the data",
         choice={"N": None, "R": guess, "D": None},
         settled=False,
-        lora={"r": guess, "lora_alpha": 2 * guess, "target_modules": "all-linear", "task_type": "CAUSAL_LM"},
+        lora={"r": guess, "lora_alpha": 2 * guess, "target_modules": targets, "task_type": "CAUSAL_LM"},
         next_cells=[
             {"N": None, "R": item, "D": None, "seed": settings.get("seed", 0), "why": "the guess and its neighbours"}
             for item in near

@@ -87,9 +87,8 @@ def compare_inits(
     second = run_sweep(plan.final_sweep(chosen), out_dir, executor=executor, on_event=on_event, **options)
     runs = inits_table(plan, chosen, out_dir)
     summary = summarise_inits(runs)
-    return InitsOutcome(
-        Path(out_dir), tuning, runs, summary, {**first.failed, **second.failed}, tuple(_notes(plan, tuning, runs))
-    )
+    failed = {**first.failed, **second.failed, **_damaged(SweepFolder.open(out_dir), [*first.done, *second.done])}
+    return InitsOutcome(Path(out_dir), tuning, runs, summary, failed, tuple(_notes(plan, tuning, runs)))
 
 
 def tuning_table(plan: InitsPlan, folder: str | Path) -> pd.DataFrame:
@@ -213,7 +212,19 @@ def _held_out(record: RunRecord) -> dict[int, float]:
 
 
 def _record(place: SweepFolder, name: str) -> RunRecord | None:
-    return place.store.load(name) if place.status(name) == "done" else None
+    """The result of a run that is done; None if it is not, or if its file is damaged, which `_damaged` says."""
+    try:
+        return place.store.load(name) if place.status(name) == "done" else None
+    except DataError:
+        return None
+
+
+def _damaged(place: SweepFolder, names: Sequence[str]) -> dict[str, str]:
+    return {
+        name: f"its result.json is damaged: delete '{place.store.path(name)}' and run the same command again"
+        for name in names
+        if place.status(name) == "done" and _record(place, name) is None
+    }
 
 
 def _notes(plan: InitsPlan, tuning: pd.DataFrame, runs: pd.DataFrame) -> list[str]:

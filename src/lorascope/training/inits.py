@@ -15,11 +15,12 @@ from peft import EvaConfig, LoraConfig, PeftModel, initialize_lora_eva_weights
 from peft.tuners.lora.config import CordaConfig, LoraGAConfig
 from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.loraga import preprocess_loraga
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from lorascope.adapters import components
+from lorascope.adapters import components, fingerprint
 from lorascope.adapters._initial import is_quantised, write_factors
 from lorascope.adapters.loftq import start_loftq
 from lorascope.adapters.residual import (
@@ -30,7 +31,7 @@ from lorascope.adapters.residual import (
     save_factors,
     take_off,
 )
-from lorascope.core.errors import AdapterError
+from lorascope.core.errors import AdapterError, DataError
 from lorascope.core.files import read_json, write_json
 from lorascope.core.seeds import derive_seed, preserved_random_state
 from lorascope.initialization import initialize_lora_fisher
@@ -78,8 +79,15 @@ def attach_initialised(
         return attach_lora(model, spec), {}
     weights, facts = stage / "initial.safetensors", stage / "initial.json"
     residual = spec.init in RESIDUAL_INITS
-    if weights.is_file() and facts.is_file():
-        return _again(model, spec, weights, residual), dict(read_json(facts))
+    base = fingerprint(model)
+    if (kept := _kept(weights, facts)) is not None:
+        factors, info = kept
+        if info.pop("base") != base:
+            raise AdapterError(
+                f"the base model '{spec.model}' has other weights than when this run began: give it as it was, or choose "
+                "another --out"
+            )
+        return _again(model, spec, factors, residual), info
     started = time.perf_counter()
     sample = [] if spec.init == "loftq" else sample_rows(rows, spec)
     with preserved_random_state():
@@ -95,8 +103,19 @@ def attach_initialised(
     if residual:
         info["warnings"] = [_NOTE.format(spec.init), *info.get("warnings", [])]
     save_factors(initial_factors(peft_model, "default"), weights)
-    write_json(facts, info)
+    write_json(facts, {**info, "base": base})
     return peft_model, info
+
+
+def _kept(weights: Path, facts: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+    """What an interrupted call started from; None if it kept nothing, or what it kept is damaged: it is made again."""
+    if not (weights.is_file() and facts.is_file()):
+        return None
+    try:
+        factors, info = load_factors(weights), read_json(facts)
+    except (SafetensorError, DataError):
+        return None
+    return (factors, dict(info)) if isinstance(info, dict) and "base" in info else None
 
 
 def sample_rows(rows: Rows, spec: RunSpec) -> Rows:
@@ -245,9 +264,8 @@ def _check_first(model: nn.Module, spec: RunSpec) -> list[str]:
         peft_model.unload()
 
 
-def _again(model: nn.Module, spec: RunSpec, weights: Path, residual: bool) -> PeftModel:
+def _again(model: nn.Module, spec: RunSpec, kept: dict[str, torch.Tensor], residual: bool) -> PeftModel:
     """The adapter as an interrupted call started it, on the base as that made it."""
-    kept = load_factors(weights)
     peft_model = attach_lora(model, spec)
     for component in components(peft_model):
         if f"{component.name}.lora_A" not in kept:

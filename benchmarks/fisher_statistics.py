@@ -54,6 +54,9 @@ LIMITS = {
 }
 """Mode -> values of max_memory, in bytes."""
 
+WIDER = {"natural_gradient": 720_000_000, "fisher_select": 720_000_000, "fisher_whitened": 560_000_000}
+"""The same at twice the width, where what libraries take inside weighs less; one run each, minutes long."""
+
 BATCHES = 4
 """Batches of the longer pass that is timed."""
 
@@ -165,10 +168,11 @@ def step(rows: int = 16, times: int = 3) -> dict[str, Any]:
     return found
 
 
-def child(mode: str, limit: int) -> None:
+def child(mode: str, limit: int, times: int = 1) -> None:
     """Print by how many bytes a model's own pass, and an initialisation, make this process grow; and the prediction."""
     generator = torch.Generator().manual_seed(0)
-    sizes = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 2, "num_attention_heads": 8}
+    sizes = {"hidden_size": 768 * times, "intermediate_size": 2048 * times}
+    sizes |= {"num_hidden_layers": 2, "num_attention_heads": 8}
     ids = torch.randint(3, 64, (2, 64), generator=generator)
     data = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}] * 2
 
@@ -190,14 +194,14 @@ def child(mode: str, limit: int) -> None:
 def memory(times: int = 3) -> dict[str, Any]:
     """Growth of a process during an initialisation of a model whose own pass takes little, a fresh process each time."""
     found: dict[str, Any] = {"modes": []}
-    for mode, limits in LIMITS.items():
-        for limit in (0, *limits):
-            command = [sys.executable, __file__, "--out", ".", "--child", mode, str(limit)]
-            runs = []
-            for _ in range(times):
-                done = subprocess.run(command, check=True, capture_output=True, text=True)
-                runs.append(json.loads(done.stdout.splitlines()[-1]))
-            found["modes"].append({"mode": mode, "limit": limit, "runs": runs})
+    asked = [(mode, limit, 1) for mode, limits in LIMITS.items() for limit in (0, *limits)]
+    for mode, limit, wider in [*asked, *((mode, limit, 2) for mode, limit in WIDER.items())]:
+        command = [sys.executable, __file__, "--out", ".", "--child", mode, str(limit), str(wider)]
+        runs = []
+        for _ in range(times if wider == 1 else 1):
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            runs.append(json.loads(done.stdout.splitlines()[-1]))
+        found["modes"].append({"mode": mode, "limit": limit, "width": 768 * wider, "runs": runs})
     return found
 
 
@@ -283,26 +287,38 @@ def document(found: dict[str, Any]) -> str:
             "## Memory",
             "",
             "How far the resident memory of a process rises while `initialize_lora_fisher` works on two random blocks of a ",
-            "Llama (768 wide, 2048 in the MLP, seven matrices each; 128 tokens a batch), less what the model's own pass ",
-            "takes.",
+            "Llama (768 or 1536 wide, 2048 or 4096 in the MLP, seven matrices each; 128 tokens a batch), less what the ",
+            "model's own pass takes.",
             "",
-            "| mode | max_memory, MB | passes | sketched | own pass, MB | predicted, MB | measured, MB | of the limit |",
-            "|---|---|---|---|---|---|---|---|",
+            "| mode | width | limit, MB | passes | sketched | own pass, MB | predicted, MB | measured, MB | of the limit |",
+            "|---|---|---|---|---|---|---|---|---|",
         ]
+        over = []
         for row in part["modes"]:
             runs, limit = row["runs"], row["limit"]
             above = sorted((run["peak"] - run["own"]) / 1e6 for run in runs)
             middle = statistics.median(above)
             shown = f"{middle:,.0f} ({above[0]:,.0f} to {above[-1]:,.0f})"
+            if limit and middle * 1e6 > limit:
+                over.append(f"{row['mode']} at {limit / 1e6:,.0f} MB by {middle - limit / 1e6:,.0f} MB")
             own = statistics.median(run["own"] for run in runs) / 1e6
-            cells = (row["mode"], f"{limit / 1e6:,.0f}" if limit else "none", runs[0]["passes"], runs[0]["sketched"])
+            cells = (
+                row["mode"],
+                row["width"],
+                f"{limit / 1e6:,.0f}" if limit else "none",
+                runs[0]["passes"],
+                runs[0]["sketched"],
+            )
             cells += (f"{own:,.0f}", f"{runs[0]['predicted_bytes'] / 1e6:,.0f}", shown)
             lines.append(f"| {' | '.join(map(str, cells))} | {f'{middle * 1e6 / limit:.2f}' if limit else ''} |")
         lines += [
             "",
-            f"Medians of {len(runs)} runs, smallest and largest in brackets: resident memory has what an allocator keeps ",
-            "and a library takes inside, too. Tensors are counted one by one in `tests/initialization/test_memory.py`. A ",
+            f"Medians of {len(part['modes'][0]['runs'])} runs (one at 1536), smallest and largest in brackets. Resident ",
+            "memory has what an allocator keeps and a library takes inside, too: tens of MB, whatever the limit. Tensors are ",
+            "counted one by one in `tests/initialization/test_memory.py`. A ",
             "smaller limit may need fewer passes, because layers that do not fit whole are sketched.",
+            "",
+            f"Over the limit: {'; '.join(over) or 'none'}.",
             "",
         ]
     if "wide" in found:
@@ -339,10 +355,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--write", type=Path)
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        child(options.child[0], int(options.child[1]))
+        child(options.child[0], *map(int, options.child[1:]))
         return
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.parts:

@@ -314,8 +314,8 @@ def document(found: dict[str, Any]) -> str:
         lines += [
             "",
             f"Medians of {len(part['modes'][0]['runs'])} runs (one at 1536), smallest and largest in brackets. Resident ",
-            "memory has what an allocator keeps and a library takes inside, too: tens of MB, whatever the limit. Tensors are ",
-            "counted one by one in `tests/initialization/test_memory.py`. A ",
+            "memory has what an allocator keeps and a library takes inside, too: tens of MB, whatever the limit. Tensors ",
+            "are counted one by one in `tests/initialization/test_memory.py`. A ",
             "smaller limit may need fewer passes, because layers that do not fit whole are sketched.",
             "",
             f"Over the limit: {'; '.join(over) or 'none'}.",

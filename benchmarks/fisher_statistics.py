@@ -299,7 +299,7 @@ def document(found: dict[str, Any]) -> str:
             above = sorted((run["peak"] - run["own"]) / 1e6 for run in runs)
             middle = statistics.median(above)
             shown = f"{middle:,.0f} ({above[0]:,.0f} to {above[-1]:,.0f})"
-            if limit and middle * 1e6 > limit:
+            if limit and round(middle - limit / 1e6) >= 1:
                 over.append(f"{row['mode']} at {limit / 1e6:,.0f} MB by {middle - limit / 1e6:,.0f} MB")
             own = statistics.median(run["own"] for run in runs) / 1e6
             cells = (
@@ -346,7 +346,16 @@ def document(found: dict[str, Any]) -> str:
         lines += [f"{sizes['whole'] / 1e6:,.0f} MB whole and {sizes['sketch of 256'] / 1e6:,.0f} MB as a sketch.", ""]
     if lacking := [name for name in PARTS if name not in found]:
         lines += [f"Not measured yet: {', '.join(lacking)}.", ""]
-    lines += ["## Machine", "", "```json", json.dumps(found["provenance"], indent=1), "```", ""]
+    lines += [
+        "## Machine",
+        "",
+        "Of the call that wrote this page; parts may be of earlier ones.",
+        "",
+        "```json",
+        json.dumps(found["provenance"], indent=1),
+        "```",
+        "",
+    ]
     return "\n".join(line.rstrip() for line in lines)
 
 

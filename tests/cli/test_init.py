@@ -65,6 +65,8 @@ def test_a_first_guess_is_of_the_layers_that_were_looked_at_and_of_whole_files(
     assert call(monkeypatch, "init", "--out", out, *given, "--target-modules", "q_proj,v_proj") == 0
     assert call(monkeypatch, "plan", out) == 0
     assert "target_modules=['q_proj', 'v_proj']" in " ".join(capsys.readouterr().out.split())
+    assert call(monkeypatch, "init", "--out", tmp_path / "one", *given, "--target-modules", "q_proj") == 0
+    assert "q_proj" in capsys.readouterr().out
     path = out / "initialization.json"
     whole = json.loads(path.read_text())
     first = whole["layers"][0]

@@ -37,7 +37,7 @@ def test_rows_come_out_as_they_were_with_a_report(
     lines = out.read_text().splitlines()
     assert set(lines) <= set(pool.read_text().splitlines())
     assert len(lines) == 3
-    report = json.loads((tmp_path / "chosen.report.json").read_text())
+    report = json.loads((tmp_path / "chosen.jsonl.report.json").read_text())
     assert report["method"] == "d_optimal_expected"
     assert [pool.read_text().splitlines()[index] for index in report["chosen"]] == lines
     chosen = [row for row in report["scores"] if row["choice"] is not None]
@@ -68,12 +68,12 @@ def test_labels_that_were_filled_in_are_not_lost(
     assert out.read_text() == edited
     out.unlink()
     assert call(monkeypatch, "--pool", pool, "--budget", 2, *given) == 0, "an interruption left the report alone"
-    (tmp_path / "chosen.report.json").write_text("{")
+    (tmp_path / "chosen.jsonl.report.json").write_text("{")
     assert call(monkeypatch, "--pool", pool, "--budget", 3, *given) == 2
     assert "not from this command" in capsys.readouterr().err
-    (tmp_path / "mine.report.json").write_text('{"mine": 1}')
+    (tmp_path / "mine.jsonl.report.json").write_text('{"lines": ["mine"]}')
     assert call(monkeypatch, "--pool", pool, "--budget", 3, "--method", "random", "--out", tmp_path / "mine.jsonl") == 2
-    assert "mine.report.json' is there already" in capsys.readouterr().err
+    assert "mine.jsonl.report.json' is there already" in capsys.readouterr().err
 
 
 def test_random_needs_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def select_command(
     from rich.console import Console
 
     from lorascope.core.errors import OutputError, unknown_name
-    from lorascope.core.files import atomic_write_text, write_json
+    from lorascope.core.files import atomic_write_text, explain_write_errors, write_json
     from lorascope.core.provenance import collect
     from lorascope.initialization.selection import METHODS, select_rows
     from lorascope.initialization.selection_options import ScoreOptions
@@ -64,7 +64,7 @@ def select_command(
         raise unknown_name("method", method, METHODS)
     if out.is_dir():
         raise OutputError(f"output '{out}' is a folder: give a file, such as {out / 'chosen.jsonl'}")
-    report = out.with_name(f"{out.stem if out.suffix == '.jsonl' else out.name}.report.json")
+    report = out.with_name(f"{out.name}.report.json")
     _check_replaceable(out, report, pool)
     rows = load_pool(pool, split=split, prompt=prompt, data_dir=data_dir, seed=seed)
     names = target_modules if target_modules == "all-linear" else tuple(n.strip() for n in target_modules.split(","))
@@ -111,7 +111,9 @@ def select_command(
             extra={"model": model, "adapter": str(adapter) if adapter else None, "data_sha256": dict(rows.sources)},
         ),
     }
-    out.unlink(missing_ok=True)  # an interruption between the two files must not leave rows that the report denies
+    _check_replaceable(out, report, pool)  # once more: scoring takes long
+    with explain_write_errors(out):
+        out.unlink(missing_ok=True)  # an interruption between the two files must not leave rows that the report denies
     write_json(report, facts)
     atomic_write_text(out, "".join(f"{line}\n" for line in found.lines))
     console = Console()
@@ -139,7 +141,7 @@ def _check_replaceable(out: Path, report: Path, pool: str) -> None:
     if report.is_file():
         try:
             facts = read_json(report)
-            lines = facts.get("lines") if isinstance(facts, dict) else None
+            lines = facts.get("lines") if isinstance(facts, dict) and {"method", "chosen"} <= facts.keys() else None
         except DataError:
             lines = None
     if not isinstance(lines, list) and (report.exists() or out.exists()):

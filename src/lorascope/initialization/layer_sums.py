@@ -54,7 +54,8 @@ class LayerSums:
     ) -> None:
         self.component = component
         self.scalars = torch.zeros(3, dtype=torch.float64, device=device)
-        self.rows, self.foreign, self.partial = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(3))
+        counters = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(4))
+        self.rows, self.foreign, self.partial, self.pooled = counters
         self._strange = self._counted = False
         self.sums: dict[str, SymmetricSum | ProductSum] = {}
         for name in need:
@@ -66,8 +67,10 @@ class LayerSums:
 
     def update(self, x: Tensor, gradient: Tensor, selection: Selection, recorder: SampleRecorder | None) -> None:
         """Add one run of the layer on a batch."""
+        shape = tuple(gradient.shape[:-1])
+        self.pooled += selection.is_pooled(shape)
         try:
-            index = selection.index_for(tuple(gradient.shape[:-1]))
+            index = selection.index_for(shape)
         except ForeignRowsError:
             self.foreign += gradient.numel() // gradient.shape[-1]
             self._strange = True
@@ -95,7 +98,7 @@ class LayerSums:
 
     def tensors(self) -> Iterator[Tensor]:
         """The tensors whose sum over processes is the state of all of them together."""
-        yield from (self.scalars, self.rows, self.foreign, self.partial)
+        yield from (self.scalars, self.rows, self.foreign, self.partial, self.pooled)
         for total in self.sums.values():
             yield from total.tensors()
 
@@ -107,7 +110,7 @@ class LayerSums:
     @property
     def routed(self) -> bool:
         """Whether a part of the tokens, of varying size, is sent to the layer: all, or one a sample, is chance then."""
-        return bool(self.partial) and bool(self.rows)
+        return bool(self.rows) and (bool(self.partial) or (bool(self.foreign) and bool(self.pooled)))
 
     def statistics(self, shared: LayerSums) -> LayerStatistics:
         """The statistics; the input factor is that of the layer that leads."""

@@ -58,7 +58,8 @@ def attention_spread(weights: Float[Tensor, "heads t t"]) -> tuple[float, int]:
 
     Args:
         weights: Attention after softmax, causal: row q has keys 0..q. A key that all heads give exactly 0 is outside a
-            sliding window and does not count; other zeros are the smallest number of their type.
+            sliding window, or cannot be told from such a key, and does not count; other weights are at least 1e-30, or the
+            smallest number of their type.
 
     Returns:
         Sum of variances, float64, and their number.

@@ -35,6 +35,10 @@ class Selection:
     index: Tensor | None
     sizes: tuple[int, ...]
 
+    def is_pooled(self, shape: tuple[int, ...]) -> bool:
+        """Whether a layer's output of that shape without its features has one row a sample of several tokens."""
+        return self.length > 1 and shape in ((self.samples,), (self.samples, 1))
+
     def index_for(self, shape: tuple[int, ...]) -> Tensor | None:
         """Which of a layer's output rows count.
 

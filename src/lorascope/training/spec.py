@@ -86,7 +86,7 @@ class RunSpec:
         rank: Rank of the update; 0 measures and evaluates the base model without training.
         alpha: Numerator of the scaling ``alpha / rank``; None means ``2 * rank``.
         dropout: Share of the inputs of the update that is dropped in training, in [0, 1).
-        target_modules: ``"all-linear"`` (every dense layer except the head), a regular expression, or names.
+        target_modules: ``"all-linear"`` (every dense layer except the head), a regular expression, or a name or names.
         use_rslora: Scale by ``alpha / sqrt(rank)``.
         use_dora: Train a magnitude vector beside the update.
         init: Where the adapter starts: one of PEFT's own (`PEFT_INITS`) or of `lorascope.initialize_lora_fisher`
@@ -189,6 +189,8 @@ class RunSpec:
     report_to: str = "none"
 
     def __post_init__(self) -> None:
+        if isinstance(self.target_modules, str) and self.target_modules.isidentifier():
+            object.__setattr__(self, "target_modules", (self.target_modules,))  # one name; PEFT would match it whole
         if isinstance(self.target_modules, list):
             object.__setattr__(self, "target_modules", tuple(self.target_modules))
         if isinstance(self.metrics, list):

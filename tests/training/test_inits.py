@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from lorascope.training.probes import HeldOutLoss
 from lorascope.training.spec import INITS, RESIDUAL_INITS
 
 from .tiny import make_model
+
+Go = Callable[..., Any]
 
 
 @pytest.fixture
@@ -80,64 +83,57 @@ def test_the_saved_adapter_is_the_model_that_was_trained(
     assert losses(record)[4] == pytest.approx(record.totals["ce"], abs=2e-5)
 
 
+@pytest.fixture
+def go(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Go:
+    """A run on the tiny model, by the name of its folder; stopped by Ctrl-C after so many steps, if asked."""
+
+    def call(spec: RunSpec, name: str, *, stop: int | None = None) -> Any:
+        if stop is None:
+            return run(spec, tmp_path / name, model=model, tokenizer=tokenizer, progress=False)
+        look = HeldOutLoss._look
+
+        def interrupted(self: HeldOutLoss, state: Any, model: Any) -> None:
+            look(self, state, model)
+            if state.global_step == stop:
+                raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(HeldOutLoss, "_look", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                run(spec, tmp_path / name, model=model, tokenizer=tokenizer, progress=False)
+        return None
+
+    return call
+
+
 @pytest.mark.parametrize("init", ["fisher", "pissa", "corda"])
-def test_a_stopped_run_goes_on_from_the_same_start(
-    init: str,
-    spec: RunSpec,
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_stopped_run_goes_on_from_the_same_start(init: str, spec: RunSpec, go: Go, tmp_path: Path) -> None:
     changed = dataclasses.replace(spec, init=init, max_steps=4, probe_steps=(2, 4))
-    whole = run(changed, tmp_path / "whole", model=model, tokenizer=tokenizer, progress=False)
-    look = HeldOutLoss._look
-
-    def stop(self: HeldOutLoss, state: Any, model: Any) -> None:
-        look(self, state, model)
-        if state.global_step == 3:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(HeldOutLoss, "_look", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run(changed, tmp_path / "cut", model=model, tokenizer=tokenizer, progress=False)
+    whole = go(changed, "whole")
+    go(changed, "cut", stop=3)
     kept = read_json(tmp_path / "cut" / "stages" / "initial.json")
-    record = run(changed, tmp_path / "cut", model=model, tokenizer=tokenizer, progress=False)
+    record = go(changed, "cut")
     assert record.settings["init"]["seconds"] == kept["seconds"], "the init was not done again"
     assert losses(record) == pytest.approx(losses(whole), rel=1e-6)
     assert record.totals["ce"] == pytest.approx(whole.totals["ce"], rel=1e-6)
 
 
-def test_a_start_that_was_kept_is_checked(
-    spec: RunSpec,
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_start_that_was_kept_is_checked(spec: RunSpec, go: Go, model: LlamaForCausalLM, tmp_path: Path) -> None:
     changed = dataclasses.replace(spec, init="fisher", max_steps=2, probe_steps=(2,))
-    whole = run(changed, tmp_path / "whole", model=model, tokenizer=tokenizer, progress=False)
-    out, kept = tmp_path / "cut", tmp_path / "cut" / "stages"
-
-    def stop(self: HeldOutLoss, state: Any, model: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(HeldOutLoss, "_look", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run(changed, out, model=model, tokenizer=tokenizer, progress=False)
+    whole = go(changed, "whole")
+    go(changed, "cut", stop=1)
     weight = model.model.embed_tokens.weight
+    before = weight.clone()
     with torch.no_grad():
         weight += 1.0
     with pytest.raises(AdapterError, match="has other weights than when this run began"):
-        run(changed, out, model=model, tokenizer=tokenizer, progress=False)
+        go(changed, "cut")
     with torch.no_grad():
-        weight -= 1.0
+        weight.copy_(before)
     for name in ("initial.safetensors", "initial.json"):
-        (kept / name).write_bytes((kept / name).read_bytes()[:50])
-    record = run(changed, out, model=model, tokenizer=tokenizer, progress=False)
-    assert losses(record) == pytest.approx(losses(whole), rel=1e-6)
+        path = tmp_path / "cut" / "stages" / name
+        path.write_bytes(path.read_bytes()[:50])
+    assert losses(go(changed, "cut")) == pytest.approx(losses(whole), rel=1e-6)
 
 
 def test_what_cannot_be_started_so_is_refused(

@@ -79,16 +79,7 @@ def examine_adapter(
     if not any(finding.severity == "error" for finding in findings if finding.check in ("numbers", "shapes")):
         kinds = {other_kind(key) for key, tensor in tensors.items() if bool(tensor.any())}
         others = sorted(name for name in kinds if name is not None)
-        found = was_trained(
-            config, factors, first, started.get("trained") is False, others, bool(started.get("residual"))
-        )
-        findings += found
-        if first is not None or not changes_base(config):
-            added = updates(factors, first)
-            findings += sizes(config, added)
-            if all(finding.severity != "error" for finding in found):
-                moved = any(added[name] is not factors[name] for name in factors)
-                findings += rank_used(added, doubled=moved or bool(started.get("residual")))
+        findings += _training(config, factors, first, started, others)
     if kind == ELASTIC_TYPE:
         findings.append(
             Finding(
@@ -134,6 +125,22 @@ def examine_libraries() -> list[Finding]:
             Finding("peft", "error", evidence, "install the version that lorascope was tested with: peft 0.21"),
         ]
     return [*findings, Finding("peft", "good", "a tiny adapter is found, written, applied and switched off")]
+
+
+def _training(
+    config: Mapping[str, Any], factors: Factors, first: Factors | None, started: Mapping[str, Any], others: list[str]
+) -> list[Finding]:
+    """What training did, as far as the files tell."""
+    if first is None and changes_base(config):
+        evidence = "B A holds what the start took off the base weights, so that it does not tell what training changed"
+        remedy = "give the adapter as it was saved before training with --initial"
+        return [Finding("did nothing", "note", evidence, remedy)]
+    added, residual = updates(factors, first), bool(started.get("residual"))
+    found = was_trained(config, factors, added, first, started.get("trained") is False, others, residual)
+    if any(finding.severity == "error" for finding in found):
+        return found
+    moved = any(added[name] is not factors[name] for name in factors)
+    return [*found, *sizes(config, added), *rank_used(added, doubled=moved or residual)]
 
 
 def _config(folder: Path) -> Mapping[str, Any]:

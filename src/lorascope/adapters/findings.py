@@ -90,20 +90,19 @@ def updates(factors: Factors, first: Factors | None) -> Factors:
 
 def sizes(config: Mapping[str, Any], added: Factors) -> list[Finding]:
     """Updates too large to be the result of training that went well."""
-    norms = {name: _scale_of(config, name) * _norm(pair) for name, pair in added.items() if len(pair) == 2}
-    huge = {name: norm / _divisor(config, name) for name, norm in norms.items()}
-    huge = {name: norm for name, norm in huge.items() if norm > _HUGE}
+    power = 0.5 if config.get("use_rslora") else 1.0
+    norms = {
+        name: _scale_of(config, name) / max(1, _rank_of(config, name)) ** power * _norm(pair)
+        for name, pair in added.items()
+        if len(pair) == 2
+    }
+    huge = [name for name, norm in norms.items() if norm > _HUGE]
     if not huge:
         return []
-    name = max(huge, key=lambda key: huge[key])
-    evidence = f"the update of {name} has norm {huge[name]:.1e}, and {len(huge)} layers are over {_HUGE:.0e}"
+    worst = max(huge, key=lambda name: norms[name])
+    evidence = f"the update of {worst} has norm {norms[worst]:.1e}, and {len(huge)} layers are over {_HUGE:.0e}"
     remedy = "training diverged, or alpha is not the one it was trained with: take an earlier checkpoint"
     return [Finding("size", "error", evidence, remedy)]
-
-
-def _divisor(config: Mapping[str, Any], name: str) -> float:
-    rank = max(1, _rank_of(config, name))
-    return float(rank**0.5 if config.get("use_rslora") else rank)
 
 
 def residual_start(config: Mapping[str, Any], first: Factors | None) -> list[Finding]:
@@ -200,6 +199,7 @@ def _scale_of(config: Mapping[str, Any], name: str) -> float:
 def was_trained(
     config: Mapping[str, Any],
     factors: Factors,
+    added: Factors,
     initial: Factors | None,
     fresh: bool,
     others: list[str],
@@ -209,12 +209,7 @@ def was_trained(
     whole = {name: pair for name, pair in factors.items() if len(pair) == 2}
     if not whole:
         return []
-    if initial is None and changes_base(config):
-        evidence = "B A holds what the start took off the base weights, so that it does not tell what training changed"
-        remedy = "give the adapter as it was saved before training with --initial"
-        return [Finding("did nothing", "note", evidence, remedy)]
-    added = updates(whole, initial)
-    idle = [name for name, pair in added.items() if not _scale_of(config, name) or _is_idle(pair)]
+    idle = [name for name in whole if not _scale_of(config, name) or _is_idle(added[name])]
     findings = []
     if len(idle) == len(whole) and fresh:
         remedy = "train it: PeftModel.from_pretrained(base, FOLDER, is_trainable=True)"

@@ -8,12 +8,11 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lorascope.cli._console import number
+from lorascope.cli._console import compact_table, number
 from lorascope.core.errors import InputError
 from lorascope.core.files import atomic_write_text, write_json
 from lorascope.core.provenance import collect
@@ -137,9 +136,7 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _table(summary: pd.DataFrame, metric: str, title: str) -> Table:
-    # So that the longest name and interval fit into 80 columns.
-    table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False, collapse_padding=True, header_style="bold")
-    table.title, table.title_justify = escape(title), "left"
+    table = compact_table(title)
     for name in ("init", "mean", "difference", "95 % interval", "adj. p", "helped"):
         table.add_column(name, justify="left" if name in ("init", "helped") else "right", no_wrap=True)
     part = summary[summary["metric"] == metric].sort_values("mean")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -53,6 +54,13 @@ def metric_names(records: Iterable[AdapterMeasurement]) -> list[str]:
     found = {name for record in records for name in record.totals}
     known = [name for name in METRICS if name in found]
     return sorted(known, key=lambda name: METRICS[name].per_layer)
+
+
+def compact_table(title: str) -> Table:
+    """A table with as little between its columns as can be, for many of them in 80 columns."""
+    table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False, collapse_padding=True, header_style="bold")
+    table.title, table.title_justify = escape(title), "left"
+    return table
 
 
 def comparison(records: Sequence[RunRecord], *, title: str) -> Table:

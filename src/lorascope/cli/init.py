@@ -52,6 +52,7 @@ def init_command(
     import contextlib
     import json
 
+    from lorascope.cli.train import names_of
     from lorascope.core.errors import InputError, unknown_name
     from lorascope.core.files import appearing_folder
     from lorascope.initialization.directions import MODES
@@ -65,8 +66,13 @@ def init_command(
             f"--init {mode}"
         )
     given = {"model": model, "task": task, "rank": rank, "alpha": alpha, "data_dir": data_dir, "prompt": prompt}
-    names = [n.strip() for n in target_modules.split(",") if n.strip()] if "," in target_modules else target_modules
-    given |= {"target_modules": names, "seed": seed, "max_length": max_length, "overlong": overlong, "init_rows": rows}
+    given |= {
+        "target_modules": names_of(target_modules),
+        "seed": seed,
+        "max_length": max_length,
+        "overlong": overlong,
+        "init_rows": rows,
+    }
     spec = RunSpec.from_mapping({k: v for k, v in given.items() if v is not None}, source="command line")
     parameters = _parameters(budget)
     if max_rank is not None and parameters is None:
@@ -171,20 +177,16 @@ def _start(
 def _show(result: Any, out: Path) -> None:
     import shlex
 
-    from rich import box
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
-    from lorascope.cli._console import number
+    from lorascope.cli._console import compact_table, number
     from lorascope.scaling.guess_curvature import guess_from_curvature
 
     console = Console()
     plain: dict[str, Any] = {"soft_wrap": True, "highlight": False, "markup": False}
-    # Of fixed widths, so that a narrow terminal breaks the names of layers and never a number.
-    table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False, collapse_padding=True, header_style="bold")
-    table.title, table.title_justify = "Layers worth adapting", "left"
-    table.add_column("layer", overflow="fold")
+    table = compact_table("Layers worth adapting")
+    table.add_column("layer", overflow="fold")  # a narrow terminal breaks names, and never a number
     spread = result.settings["budget"] is not None
     heads = ["of the Fisher trace", "gain a parameter", "held by the rank", "rank", *([] if spread else ["suggested"])]
     for head in heads:

@@ -112,7 +112,7 @@ def train_command(
         "rank": rank,
         "alpha": alpha,
         "dropout": dropout,
-        "target_modules": _names(target_modules),
+        "target_modules": names_of(target_modules),
         "use_rslora": rslora,
         "use_dora": dora,
         "init": init,
@@ -178,7 +178,8 @@ def _base_line(facts: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _names(text: str | None) -> str | list[str] | None:
+def names_of(text: str | None) -> str | list[str] | None:
+    """Layers from the command line: names with commas between, or what PEFT reads in a text."""
     return [name.strip() for name in text.split(",") if name.strip()] if text and "," in text else text
 
 

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
-import operator
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import torch
-from accelerate.data_loader import BatchSamplerShard
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, DistributedSampler
-from tqdm.auto import tqdm
 
 from lorascope.adapters import Component, components, low_rank_factors
-from lorascope.core.errors import DataError, InputError, ModelError, unknown_name
+from lorascope.core.errors import InputError, ModelError, unknown_name
 from lorascope.core.seeds import derive_seed
 from lorascope.initialization._capture import GradientCapture
 from lorascope.initialization._loss import logits_of, loss_terms, targets
 from lorascope.initialization.accumulators import Probes
+from lorascope.initialization.calibration_batches import CalibrationBatches
 from lorascope.initialization.layer_sums import LayerStatistics, LayerSums
 from lorascope.initialization.memory import Chunk, Tokens, plan_chunks
 from lorascope.initialization.samples import SampleOptions, SampleRecorder, SampleScores
-from lorascope.measuring.batches import make_batches
 from lorascope.measuring.losses import is_causal_lm
-from lorascope.measuring.processes import processes
 from lorascope.measuring.selection import Selection, select_tokens
 
 T = TypeVar("T")
@@ -80,8 +73,8 @@ class StatisticsPass:
         self.model, self.need, self.samples = model, need, samples
         self.limit, self.exact_width, self.sketch, self.seed = limit, exact_width, sketch, seed
         self.max_batches = max_batches
-        self.data = _batches(data)
         self.device = next(model.parameters()).device
+        self.data = CalibrationBatches(data, max_batches, self.device, compared=limit is not None)
         self.causal = is_causal_lm(model)
         config = getattr(model, "config", None)
         if getattr(config, "is_encoder_decoder", False):
@@ -94,22 +87,7 @@ class StatisticsPass:
         if fisher == "true":
             source = generator if generator is not None else torch.Generator().manual_seed(seed)
             self.label_seed = int(torch.randint(2**31, (1,), generator=source, device=source.device))
-        group = processes()
-        sampler = getattr(self.data, "batch_sampler", None)
-        if group is not None and (
-            isinstance(sampler, BatchSamplerShard)
-            or isinstance(getattr(self.data, "sampler", None), DistributedSampler)
-        ):
-            raise InputError(
-                "the dataloader gives each process its own part already, and parts are made here: give every process the "
-                "same DataLoader, as it was before prepare() and without a DistributedSampler"
-            )
-        self.rank = int(group.process_index) if group is not None else 0
-        self.world = int(group.num_processes) if group is not None else 1
         self.probes = Probes(sketch, seed, self.device)
-        self.marks: list[int] = []
-        self.sizes: list[int] = []
-        self.batches = 0
         # samples, tokens, terms, batches, batches without a label, loss
         self.seen = torch.zeros(6, dtype=torch.float64, device=self.device)
 
@@ -141,7 +119,7 @@ class StatisticsPass:
         )
         recorder = SampleRecorder(options, counted, self.seed) if options is not None else None
         chunks = self._plan(chosen)
-        if len(chunks) > 1 and isinstance(self.data, Iterator):
+        if len(chunks) > 1 and self.data.once:
             raise InputError(
                 f"{len(chunks)} passes are needed for max_memory, and the data can be read once only: give a DataLoader or "
                 "a list of batches, or more memory"
@@ -156,9 +134,9 @@ class StatisticsPass:
             notes.append(f"{unlabelled:.0f} batches have no label that counts and were left out")
         if self.max_batches is not None and batches + unlabelled < self.max_batches:
             notes.append(f"the data ended after {batches + unlabelled:.0f} batches of {self.max_batches} asked for")
-        if self.sizes and max(self.sizes) > self.sizes[0]:
+        if (growth := self.data.growth()) > 1:
             notes.append(
-                f"a batch is {max(self.sizes) / self.sizes[0]:.1f} times as large as the first, which memory was planned "
+                f"a batch is {growth:.1f} times as large as the first, which memory was planned "
                 "by: put the largest first to keep within max_memory"
             )
         counts = {"samples": int(samples), "tokens": int(tokens), "terms": int(terms), "batches": int(batches)}
@@ -175,12 +153,7 @@ class StatisticsPass:
         leaders: dict[str, str] = {}
         tokens = Tokens(0, 4)
         if self.limit is not None:
-            batches = iter(self.data)
-            first = next(batches, None)
-            if first is None:
-                raise InputError("no data: the dataloader gave no batch")
-            if isinstance(self.data, Iterator):
-                self.data = itertools.chain([first], batches)
+            first = self.data.first()
             rows: list[int] = []
 
             def note(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> None:
@@ -190,7 +163,7 @@ class StatisticsPass:
             with GradientCapture(chosen, lambda *_: None) as capture, torch.no_grad():
                 handles = [c.module.register_forward_hook(note, with_kwargs=True) for c in chosen]
                 try:
-                    self._forward(self._on_device(first, 0))
+                    self._forward(first)
                 finally:
                     for handle in handles:
                         handle.remove()
@@ -206,13 +179,6 @@ class StatisticsPass:
             sketch=self.sketch,
             exact_width=self.exact_width,
         )
-
-    def _on_device(self, batch: Any, number: int) -> dict[str, Any]:
-        if not isinstance(batch, Mapping):
-            raise InputError(
-                f"batch {number + 1} is of type {type(batch).__name__}: give mappings of the model's inputs by name"
-            )
-        return {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in batch.items()}
 
     def _forward(self, inputs: dict[str, Any]) -> Any:
         try:
@@ -244,19 +210,8 @@ class StatisticsPass:
                 states[name] = LayerSums(component, need, self.probes if name in chunk.sketched else None, self.device)
             states[name].update(x, gradient, selection, recorder)
 
-        total = operator.length_hint(self.data) or None
-        if self.max_batches is not None:
-            total = min(total or self.max_batches, self.max_batches)
         with GradientCapture(chunk.components, consume) as capture:
-            batches = itertools.islice(iter(self.data), self.max_batches)
-            bar = tqdm(batches, total=total, desc=label, unit="batch", disable=not progress or self.rank > 0)
-            count = 0
-            for index, batch in enumerate(bar):
-                count += 1
-                if index % self.world != self.rank:
-                    continue
-                inputs = self._on_device(batch, index)
-                self._mark(inputs, index, number)
+            for index, inputs in self.data.read(number, label, progress):
                 selection = select_tokens(inputs, "all")
                 with torch.enable_grad():
                     logits = logits_of(self._forward(inputs))
@@ -277,16 +232,7 @@ class StatisticsPass:
                 for state in states.values():
                     state.end_batch()
                 del logits, losses, loss
-        if count == 0 and number == 0:
-            raise InputError("no data: the dataloader gave no batch")
-        if number == 0:
-            self.batches = count
-        elif count != self.batches:
-            raise DataError(
-                f"the dataloader ended after {count} batches in pass {number + 1}, with {self.batches} in the first: give "
-                "one that can be read again, or more max_memory"
-            )
-        if number == 0 and self.world > 1:
+        if number == 0 and self.data.world > 1:
             torch.distributed.all_reduce(self.seen)
         if number == 0 and not self.seen[2]:
             raise InputError(
@@ -299,7 +245,7 @@ class StatisticsPass:
                 need = tuple(item for item in self.need if item != "input" or leads)
                 probes = self.probes if component.name in chunk.sketched else None
                 states[component.name] = LayerSums(component, need, probes, self.device)
-        if self.world > 1:
+        if self.data.world > 1:
             for component in chunk.components:
                 for tensor in states[component.name].tensors():
                     torch.distributed.all_reduce(tensor)
@@ -307,9 +253,9 @@ class StatisticsPass:
 
     def _agree(self, leaders: dict[str, str]) -> dict[str, str]:
         """Which layers share an input, also in a process that had no batch."""
-        if self.world == 1:
+        if self.data.world == 1:
             return leaders
-        every: list[Any] = [None] * self.world
+        every: list[Any] = [None] * self.data.world
         torch.distributed.all_gather_object(every, leaders)
         return next((other for other in every if other), leaders)
 
@@ -317,24 +263,6 @@ class StatisticsPass:
         if self.label_seed is None:
             return None
         return torch.Generator().manual_seed(derive_seed(self.label_seed, "labels", index))
-
-    def _mark(self, inputs: Mapping[str, Any], index: int, number: int) -> None:
-        """Refuse data that come in another order, or others, in a later pass."""
-        if self.limit is None:
-            return
-        named = (inputs.get(key) for key in ("input_ids", "pixel_values"))
-        first = next((value for value in named if isinstance(value, Tensor)), None)
-        flat = torch.zeros(0) if first is None else first.detach().cpu().reshape(-1)
-        self.sizes.append(len(flat))
-        mark = zlib.crc32(flat.view(torch.uint8).numpy().tobytes())
-        place = index // self.world
-        if number == 0:
-            self.marks.append(mark)
-        elif place >= len(self.marks) or self.marks[place] != mark:
-            raise DataError(
-                f"batch {index + 1} of pass {number + 1} is not the one of the first pass: give a dataloader that does not "
-                "shuffle, or more max_memory"
-            )
 
     def _count(self, selection: Selection, losses: Tensor, samples: int) -> None:
         if not len(losses):
@@ -390,20 +318,8 @@ class StatisticsPass:
 
     def _scores(self, recorder: SampleRecorder) -> SampleScores:
         parts = recorder.parts()
-        if self.world > 1:
-            every: list[Any] = [None] * self.world
+        if self.data.world > 1:
+            every: list[Any] = [None] * self.data.world
             torch.distributed.all_gather_object(every, parts)
             parts = {number: part for one in every for number, part in one.items()}
         return recorder.scores(parts)
-
-
-def _batches(data: Any) -> Any:
-    """The user's batches as an iterable."""
-    if isinstance(data, DataLoader):
-        return make_batches(data, tokenizer=None, batch_size=1)[0]
-    base = getattr(data, "base_dataloader", None)
-    if isinstance(base, DataLoader):
-        return base
-    if isinstance(data, str | Mapping) or not isinstance(data, Iterable):
-        raise InputError(f"data of type {type(data).__name__}: give a DataLoader or a list of batches")
-    return data

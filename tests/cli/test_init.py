@@ -10,6 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from lorascope.cli import main
+from lorascope.core.errors import DataError
 from lorascope.initialization.result import FisherInitialization
 from tests.cli.test_compare_inits import rows
 
@@ -80,6 +81,9 @@ def test_a_first_guess_is_of_the_layers_that_were_looked_at_and_of_whole_files(
         path.write_text(json.dumps({**whole, **change}))
         assert call(monkeypatch, "plan", out) == 2
         assert said in capsys.readouterr().err
+        if "layers" in change:
+            with pytest.raises(DataError, match="layer 1 has no number for"):
+                FisherInitialization.load(path)
 
 
 @pytest.mark.parametrize(

@@ -131,16 +131,19 @@ def _training(
     config: Mapping[str, Any], factors: Factors, first: Factors | None, started: Mapping[str, Any], others: list[str]
 ) -> list[Finding]:
     """What training did, as far as the files tell."""
+    if not any(len(pair) == 2 for pair in factors.values()):
+        return []
     if first is None and changes_base(config):
         evidence = "B A holds what the start took off the base weights, so that it does not tell what training changed"
         remedy = "give the adapter as it was saved before training with --initial"
         return [Finding("did nothing", "note", evidence, remedy)]
     added, residual = updates(factors, first), bool(started.get("residual"))
     found = was_trained(config, factors, added, first, started.get("trained") is False, others, residual)
+    findings = [*found, *sizes(config, added)]
     if any(finding.severity == "error" for finding in found):
-        return found
+        return findings
     moved = any(added[name] is not factors[name] for name in factors)
-    return [*found, *sizes(config, added), *rank_used(added, doubled=moved or residual)]
+    return [*findings, *rank_used(added, doubled=moved or residual)]
 
 
 def _config(folder: Path) -> Mapping[str, Any]:

@@ -52,7 +52,6 @@ class SymmetricSum:
         columns = size if self.probe is None else self.probe.shape[1]
         self.sum = torch.zeros(size, columns, device=device)
         self.trace = torch.zeros((), dtype=torch.float64, device=device)
-        self._found: tuple[int, Spectrum] | None = None
 
     @property
     def sketched(self) -> bool:
@@ -68,7 +67,6 @@ class SymmetricSum:
         """
         if weight is not None:
             x = x * weight.sqrt().unsqueeze(1)
-        self._found = None
         self.trace += torch.linalg.vecdot(x, x).sum(dtype=torch.float64)
         self.sum.addmm_(x.T, x if self.probe is None else x @ self.probe)
 
@@ -88,9 +86,7 @@ class SymmetricSum:
         trace = float(self.trace) / tokens
         if self.probe is None:
             return spectrum_of_matrix(self.sum / tokens, count, trace=trace, leading=leading)
-        if self._found is None or self._found[0] != tokens:  # small, and several modes and numbers ask for it
-            self._found = tokens, spectrum_of_sketch(self.sum / tokens, self.probe, trace=trace)
-        return self._found[1]
+        return spectrum_of_sketch(self.sum / tokens, self.probe, trace=trace)
 
 
 class ProductSum:

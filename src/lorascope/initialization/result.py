@@ -77,6 +77,15 @@ class FisherInitialization:
         lacking = [name for name in ("mode", "residual", "layers") if name not in values]
         if lacking or not isinstance(values["layers"], list):
             raise DataError(f"'{source}' is not a whole result: '{(lacking or ['layers'])[0]}' is missing or malformed")
+        for number, row in enumerate(values["layers"]):
+            wrong = [key for key in _NUMBERS if not _is_number(row.get(key))] if isinstance(row, Mapping) else ["name"]
+            if wrong:
+                raise DataError(
+                    f"'{source}': layer {number + 1} has no number for '{wrong[0]}': the file was changed or damaged; make "
+                    "it again with  lorascope init"
+                )
+        if not isinstance(values.get("rank_pattern") or {}, Mapping):
+            raise DataError(f"'{source}': rank_pattern is {values['rank_pattern']!r}, where a mapping belongs")
         return cls(**{name: value for name, value in values.items() if name in known})
 
     def save(self, path: Path) -> Path:
@@ -96,3 +105,10 @@ class FisherInitialization:
             DataError: The file is missing, damaged or something else.
         """
         return cls.from_dict(read_json(path), source=str(path))
+
+
+_NUMBERS = ("d_in", "d_out", "rank", "fisher_trace")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -75,8 +75,9 @@ def inits_sections(
     compared = [m for m in summary["metric"].unique() if (summary[summary["metric"] == m]["helped"] != "").any()]
     figures = {}
     losses = [m for m in compared if m.startswith("held_out_loss@")]
-    if losses:  # the one after the most steps, which the headline goes by, comes first
-        compared = [losses[-1], *(m for m in compared if m != losses[-1])]
+    if losses:  # what the headline goes by comes first
+        last = max(losses, key=lambda name: int(name.split("@")[1]))
+        compared = [last, *(m for m in compared if m != last)]
     for metric in compared:
         info = gains_info(rows, metric, label=labels.get(metric, metric))
         caption = (
